@@ -1,0 +1,1 @@
+"""Flow solvers for infinitely deep, arbitrarily wide residual networks."""

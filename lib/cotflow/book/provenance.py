@@ -1,0 +1,43 @@
+"""Which code produced a result: hashes of the sources and the versions they ran with."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import re
+from importlib import metadata
+from pathlib import Path
+
+LIBRARY = Path(__file__).resolve().parents[1]
+
+
+def versions() -> dict[str, str]:
+    """Installed version of every direct dependency of the library, and of Python."""
+    names = sorted(
+        {re.match(r"[\w.-]+", entry)[0] for entry in metadata.requires("cotflow") or ()}
+    )
+    found = {}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {"python": platform.python_version(), **found}
+
+
+def file_hash(*paths: Path) -> str:
+    """First 12 hex digits of the SHA-256 of the files' contents, in the given order."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(path.read_bytes())
+        digest.update(b"\0")
+    return digest.hexdigest()[:12]
+
+
+def library_hash() -> str:
+    """Hash of every source file of the library and of the versions it runs with.
+
+    A cached execution is valid only while this value stays the same.
+    """
+    sources = file_hash(*sorted(LIBRARY.rglob("*.py")))
+    return hashlib.sha256(f"{sources} {versions()}".encode()).hexdigest()[:12]
