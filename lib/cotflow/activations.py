@@ -1,0 +1,78 @@
+"""Activations σ with their derivatives, and the constants that bounds ask for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Activation:
+    """σ : R → R, applied entry by entry.
+
+    Attributes
+    ----------
+    value, derivative : z ↦ σ(z) and z ↦ σ′(z).
+    lipschitz : K_σ = sup|σ′|.
+    curvature : sup|σ″|, infinite where σ′ jumps.
+    bound : M_σ = sup|σ|, infinite where σ is unbounded.
+    """
+
+    name: str
+    value: Callable[[Tensor], Tensor]
+    derivative: Callable[[Tensor], Tensor]
+    lipschitz: float
+    curvature: float
+    bound: float
+
+    def __call__(self, z: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        return self.value(z)
+
+
+def _gelu_derivative(z: Tensor) -> Tensor:
+    density = torch.exp(z.square().mul_(-0.5)).mul_(1.0 / math.sqrt(2.0 * math.pi))
+    return torch.erf(z * math.sqrt(0.5)).add_(1.0).mul_(0.5).add_(density.mul_(z))
+
+
+# σ′ of GELU is largest at z = √2, where σ″(z) = (2 − z²)·density vanishes.
+GELU = Activation(
+    "gelu",
+    torch.nn.functional.gelu,
+    _gelu_derivative,
+    lipschitz=0.5 * (1.0 + math.erf(1.0)) + math.exp(-1.0) / math.sqrt(math.pi),
+    curvature=math.sqrt(2.0 / math.pi),
+    bound=math.inf,
+)
+TANH = Activation(
+    "tanh",
+    torch.tanh,
+    lambda z: 1.0 - torch.tanh(z).square(),
+    lipschitz=1.0,
+    curvature=4.0 / (3.0 * math.sqrt(3.0)),
+    bound=1.0,
+)
+RELU = Activation(
+    "relu",
+    torch.relu,
+    lambda z: (z > 0).to(z.dtype),
+    lipschitz=1.0,
+    curvature=math.inf,
+    bound=math.inf,
+)
+IDENTITY = Activation(
+    "identity", torch.clone, torch.ones_like, lipschitz=1.0, curvature=0.0, bound=math.inf
+)
+
+ACTIVATIONS = {a.name: a for a in (GELU, TANH, RELU, IDENTITY)}
+
+
+def activation(name: str) -> Activation:
+    """The activation of that name: gelu (exact, not the tanh approximation), tanh, relu, identity."""
+    if name not in ACTIVATIONS:
+        raise ValueError(f"activation: expected one of {', '.join(ACTIVATIONS)}, received {name!r}")
+    return ACTIVATIONS[name]

@@ -1,0 +1,99 @@
+"""Weights as functions of the depth variable s ∈ [0, 1]: interpolation and comparison."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def linear_weights(
+    depth: int, s: float, nodes: Literal["ends", "midpoints"] = "ends"
+) -> tuple[int, int, float]:
+    """(i, j, θ) with Z(s) = (1−θ) Z_i + θ Z_j, 0 ≤ θ ≤ 1: never an extrapolation.
+
+    "ends" puts layer index k at s = k/(L−1), as [M] (8) does; "midpoints" puts it at (k+½)/L and
+    holds the first and last values constant beyond their midpoints.
+    """
+    if not 0.0 <= s <= 1.0:
+        raise ValueError(f"depth variable: expected 0 ≤ s ≤ 1, received {s}")
+    if nodes == "ends":
+        position = s * (depth - 1)
+    elif nodes == "midpoints":
+        position = min(max(s * depth - 0.5, 0.0), depth - 1.0)
+    else:
+        raise ValueError(f"nodes: expected 'ends' or 'midpoints', received {nodes!r}")
+    left = min(int(position), max(depth - 2, 0))
+    right = min(left + 1, depth - 1)
+    return left, right, position - left
+
+
+def interpolate(
+    values: Float[Tensor, "*runs L a c"],
+    s: float,
+    nodes: Literal["ends", "midpoints"] = "ends",
+) -> Float[Tensor, "*runs a c"]:
+    """Z(s), piecewise linear in s between layers; see :func:`linear_weights`."""
+    left, right, theta = linear_weights(values.shape[-3], s, nodes)
+    return torch.lerp(values[..., left, :, :], values[..., right, :, :], theta)
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Which layer of a net faces which layer of the reference, and for how long in s.
+
+    Both nets are the step functions Z^L(s) = Z^L_{⌊(L−1)s⌋+1} of [M] (8), constant in s between
+    breakpoints k/(L−1); the pieces are their common refinement, found in integer arithmetic.
+    """
+
+    net: Tensor
+    reference: Tensor
+    length: Tensor
+
+
+def overlap(depth: int, reference_depth: int) -> Overlap:
+    """Common refinement of two step functions; the last piece is the point s = 1, of length 0."""
+    a, b = max(depth - 1, 1), max(reference_depth - 1, 1)
+    # Breakpoints in units of 1/(a·b): k·b for the net, j·a for the reference.
+    points = torch.cat([torch.arange(a + 1) * b, torch.arange(b + 1) * a]).unique()
+    starts = points[:-1]
+    net, reference = starts // b, starts // a
+    length = (points[1:] - starts).to(torch.float64) / (a * b)
+    end = torch.tensor([1])
+    return Overlap(
+        torch.cat([net, (depth - 1) * end]),
+        torch.cat([reference, (reference_depth - 1) * end]),
+        torch.cat([length, 0.0 * end]),
+    )
+
+
+@dataclass(frozen=True)
+class DepthDistance:
+    """∥Z^L − Z∥ over the depth variable: L² in s and supremum over s, Frobenius in the entries."""
+
+    l2: Float[Tensor, "*runs"]
+    sup: Float[Tensor, "*runs"]
+
+
+def distance_to_reference(
+    values: Float[Tensor, "*runs L a c"], reference: Float[Tensor, "*runs Lr a c"]
+) -> DepthDistance:
+    """(∫₀¹‖Z^L(s) − Z(s)‖_F² ds)^{1/2} and sup_s‖Z^L(s) − Z(s)‖_F, exact for step functions.
+
+    Source: the norms of [M] Thm 4 (ii) and of its Fig. 1 (right).
+    """
+    pieces = overlap(values.shape[-3], reference.shape[-3])
+    where = values.device
+    squared = (
+        (
+            values.index_select(-3, pieces.net.to(where))
+            - reference.index_select(-3, pieces.reference.to(where))
+        )
+        .square()
+        .sum((-2, -1))
+    )
+    l2 = (squared * pieces.length.to(where, squared.dtype)).sum(-1).sqrt()
+    return DepthDistance(l2, squared.amax(-1).sqrt())

@@ -1,0 +1,58 @@
+"""The neural ODE of given weights, solved by torchdiffeq: an independent check of the layered nets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torchdiffeq import odeint
+
+from cotflow.depth import interpolate
+from cotflow.network import ResidualNet, Weights
+
+
+def weight_functions(
+    weights: Weights,
+) -> tuple[Callable[[float], Tensor], Callable[[float], Tensor]]:
+    """(V(s), W(s)), piecewise linear between the layers at s = k/(L−1)."""
+    return (
+        lambda s: interpolate(weights.V, s),
+        lambda s: interpolate(weights.W, s),
+    )
+
+
+@torch.no_grad()
+def solve(
+    net: ResidualNet,
+    V: Callable[[float], Tensor],
+    W: Callable[[float], Tensor],
+    h0: Float[Tensor, "*runs n q"],
+    s: Float[Tensor, " times"],
+    *,
+    tolerance: float = 1e-9,
+) -> Float[Tensor, "times *runs n q"]:
+    """∂_sH = c_m V(s) σ(c_q W(s) H), H(0) = h0, at the given s ([M] Thm 4 (iii)).
+
+    Dormand–Prince 5(4) with adaptive steps from torchdiffeq; relative and absolute tolerance as
+    given. Only nets of depth exponent 1 and without bias have this limit here.
+    """
+    if net.depth_exponent != 1.0:
+        raise ValueError(f"neural ODE: expected depth_exponent 1, received {net.depth_exponent}")
+
+    def velocity(time: Tensor, h: Tensor) -> Tensor:
+        at = min(max(float(time), 0.0), 1.0)
+        v, w = V(at), W(at)
+        z = torch.matmul(h, w.mT) * net.input_scale(w.shape[-1])
+        return torch.matmul(net.activation(z), v.mT) * net.residual_scale(1, v.shape[-1])
+
+    return odeint(velocity, h0, s.to(h0.dtype), rtol=tolerance, atol=tolerance, method="dopri5")
+
+
+def sample_layers(
+    depth: int, V: Callable[[float], Tensor], W: Callable[[float], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """(V(k/L), W(k/L)) for k = 1..L, stacked on the layer axis ([M] Prop. 2)."""
+    at = [k / depth for k in range(1, depth + 1)]
+    return torch.stack([V(s) for s in at], dim=-3), torch.stack([W(s) for s in at], dim=-3)

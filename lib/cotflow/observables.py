@@ -1,0 +1,46 @@
+"""Numbers read off a network's weights: gaps between successive layers and norms."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cotflow.network import Weights
+
+
+def gaps(values: Float[Tensor, "*runs L a c"]) -> Float[Tensor, "*runs gaps"]:
+    """‖Z_{k+1} − Z_k‖_F for k = 1..L−1."""
+    return torch.linalg.vector_norm(values.diff(dim=-3), dim=(-2, -1))
+
+
+def largest_gap(weights: Weights) -> Float[Tensor, "*runs"]:
+    """max_k (‖V_{k+1} − V_k‖_F + ‖W_{k+1} − W_k‖_F), with [M]'s convention for ‖Z‖; 0 at depth 1."""
+    if weights.depth == 1:
+        return weights.V.new_zeros(weights.V.shape[:-3])
+    return (gaps(weights.V) + gaps(weights.W)).amax(-1)
+
+
+def squared_gaps(values: Float[Tensor, "*runs L a c"]) -> Float[Tensor, "*runs"]:
+    """Σ_k ‖Z_{k+1} − Z_k‖_F²."""
+    return values.diff(dim=-3).square().sum((-3, -2, -1))
+
+
+def largest_norm(weights: Weights) -> Float[Tensor, "*runs"]:
+    """max(‖A‖_F, sup_k(‖V_k‖_F + ‖W_k‖_F), ‖B‖_F): the M that bounds ask for."""
+
+    def norm(value: Tensor) -> Tensor:
+        return torch.linalg.vector_norm(value, dim=(-2, -1))
+
+    layers = (norm(weights.V) + norm(weights.W)).amax(-1)
+    return torch.maximum(layers, torch.maximum(norm(weights.A), norm(weights.B)))
+
+
+def step_ratio(values: Float[Tensor, "*runs L a c"]) -> Float[Tensor, "*runs"]:
+    """Root mean square of Z_{k+1} − Z_k over that of Z_k − mean: of order 1/L for weights that
+    are smooth in depth, √2 for independent layers."""
+    spread = values - values.mean(-3, keepdim=True)
+    return (
+        values.diff(dim=-3).square().mean((-3, -2, -1)).sqrt()
+        / spread.square().mean((-3, -2, -1)).sqrt()
+    )

@@ -1,0 +1,79 @@
+"""Exponents: least-squares slopes in log-log coordinates, with an interval over seeds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
+
+
+@dataclass(frozen=True)
+class Slope:
+    """y ≈ e^intercept · x^slope.
+
+    Attributes
+    ----------
+    low, high : confidence interval of the slope: Student's t over the seeds' slopes, or over the
+        residuals of the one fit when there is a single seed.
+    slopes : one a seed.
+    """
+
+    slope: float
+    low: float
+    high: float
+    intercept: float
+    slopes: np.ndarray
+    confidence: float
+
+    @property
+    def interval(self) -> str:
+        if len(self.slopes) == 1:
+            return f"{self.confidence:.0%}, residuals of one fit"
+        return f"{self.confidence:.0%} over {len(self.slopes)} seeds"
+
+    def fitted(self, x: ArrayLike) -> np.ndarray:
+        return np.exp(self.intercept) * np.asarray(x, dtype=float) ** self.slope
+
+
+def mean_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[float, float, float]:
+    """(mean, low, high): Student's t interval over independent values (seeds)."""
+    values = np.asarray(values, dtype=float)
+    if values.size < 2:
+        raise ValueError(f"interval: expected at least 2 values, received {values.size}")
+    half = stats.t.ppf(0.5 + confidence / 2, values.size - 1) * stats.sem(values)
+    return float(values.mean()), float(values.mean() - half), float(values.mean() + half)
+
+
+def loglog_slope(x: ArrayLike, y: ArrayLike, confidence: float = 0.95) -> Slope:
+    """Slope of log y against log x by least squares.
+
+    Parameters
+    ----------
+    x : (points,), positive.
+    y : (points,) or (seeds, points), positive.
+    """
+    x = np.asarray(x, dtype=float)
+    y = np.atleast_2d(np.asarray(y, dtype=float))
+    if x.ndim != 1 or y.ndim != 2 or y.shape[1] != x.size or x.size < 2:
+        raise ValueError(
+            "slope: expected x of shape (points,) with at least 2 points and y of shape "
+            f"(seeds, points), received {x.shape} and {y.shape}"
+        )
+    if not (np.isfinite(x).all() and np.isfinite(y).all() and (x > 0).all() and (y > 0).all()):
+        raise ValueError("slope: expected positive finite numbers; logarithms were asked for")
+    fits = [stats.linregress(np.log(x), np.log(row)) for row in y]
+    slopes = np.array([fit.slope for fit in fits])
+    intercept = float(np.mean([fit.intercept for fit in fits]))
+    if len(fits) > 1:
+        slope, low, high = mean_interval(slopes, confidence)
+    else:
+        slope = float(slopes[0])
+        half = (
+            stats.t.ppf(0.5 + confidence / 2, x.size - 2) * fits[0].stderr
+            if x.size > 2
+            else float("inf")
+        )
+        low, high = slope - half, slope + half
+    return Slope(slope, low, high, intercept, slopes, confidence)
