@@ -1,1 +1,67 @@
-"""Flow solvers for infinitely deep, arbitrarily wide residual networks."""
+"""Flow solvers for infinitely deep, arbitrarily wide residual networks.
+
+One direction: data → initial law → network → flow → observables → claim.
+"""
+
+from cotflow import bounds, neural_ode
+from cotflow.activations import GELU, IDENTITY, RELU, TANH, activation
+from cotflow.adjoint import gradient
+from cotflow.claims import Claim, Untested
+from cotflow.data import gaussian_data, published
+from cotflow.depth import distance_to_reference, interpolate
+from cotflow.flows import EULER, HEUN, RK4, DivergenceError, flow, frobenius_clip, gradient_flow
+from cotflow.initial import GaussianPath, Sizes, independent, smooth, tied
+from cotflow.network import ResidualNet, Weights, marion_net, mean_field_net
+from cotflow.observables import gaps, largest_gap, largest_norm, squared_gaps
+from cotflow.rates import loglog_slope, mean_interval
+from cotflow.transport import (
+    conditional_distance,
+    labelled_distance,
+    layer_distances,
+    particles,
+    product_distance,
+)
+
+__all__ = [
+    "EULER",
+    "GELU",
+    "HEUN",
+    "IDENTITY",
+    "RELU",
+    "RK4",
+    "TANH",
+    "Claim",
+    "DivergenceError",
+    "GaussianPath",
+    "ResidualNet",
+    "Sizes",
+    "Untested",
+    "Weights",
+    "activation",
+    "bounds",
+    "conditional_distance",
+    "distance_to_reference",
+    "flow",
+    "frobenius_clip",
+    "gaps",
+    "gaussian_data",
+    "gradient",
+    "gradient_flow",
+    "independent",
+    "interpolate",
+    "labelled_distance",
+    "largest_gap",
+    "largest_norm",
+    "layer_distances",
+    "loglog_slope",
+    "marion_net",
+    "mean_field_net",
+    "mean_interval",
+    "neural_ode",
+    "particles",
+    "product_distance",
+    "published",
+    "smooth",
+    "squared_gaps",
+    "tied",
+]

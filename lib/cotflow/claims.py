@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 Relation = Literal["equals", "at most", "at least"]
 Verdict = Literal["holds", "inconclusive", "fails"]
@@ -49,6 +49,11 @@ class Claim:
             raise ValueError(
                 f"claim {self.name!r}: expected a provenance that starts with [B], [M], [C] or [R], "
                 f"received {self.provenance!r}"
+            )
+        if self.relation not in get_args(Relation):
+            raise ValueError(
+                f"claim {self.name!r}: expected a relation among {get_args(Relation)}, "
+                f"received {self.relation!r}"
             )
         if not self.tolerance >= 0:
             raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,7 +43,7 @@ PUBLISHED = {"figure 1": (100, 32), "figure 2": (50, 64)}
 def published(
     figure: str,
     depth: int,
-    seed: int,
+    seed: int | Sequence[int],
     *,
     activation: Activation = GELU,
     dtype: torch.dtype = torch.float32,
@@ -53,19 +54,26 @@ def published(
     h ↦ h + V σ(W h)/L without 1/√m and 1/√q, A = B = I frozen, q = d = d′ = 16, and the loss is
     the mean over all n·d′ entries. One generator draws W (d×m), then for figure 2 a d×d matrix
     that is not used, then X, then Y, in float32. One iteration at rate 10⁻²·L is an Euler step
-    10⁻² of this network's flow.
+    10⁻² of this network's flow. Several seeds give as many runs on a leading axis.
     """
     if figure not in PUBLISHED:
         raise ValueError(f"published: expected one of {sorted(PUBLISHED)}, received {figure!r}")
     samples, width = PUBLISHED[figure]
     sizes = Sizes(depth=depth, width=width, state=16, inputs=16, outputs=16)
-    generator = torch.Generator().manual_seed(seed)
-    W = torch.randn(16, width, generator=generator)
-    if figure == "figure 2":
-        torch.randn(16, 16, generator=generator)
-    x = torch.randn(samples, 16, generator=generator)
-    y = torch.randn(samples, 16, generator=generator)
-    W, x, y = (value.to(dtype=dtype, device=device) for value in (W, x, y))
+
+    def draw(seed: int) -> tuple[Tensor, Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        W = torch.randn(16, width, generator=generator)
+        if figure == "figure 2":
+            torch.randn(16, 16, generator=generator)
+        x = torch.randn(samples, 16, generator=generator)
+        return W.mT, x, torch.randn(samples, 16, generator=generator)
+
+    if isinstance(seed, int):
+        draws = draw(seed)
+    else:
+        draws = tuple(torch.stack(parts) for parts in zip(*map(draw, seed), strict=True))
+    W, x, y = (value.to(dtype=dtype, device=device) for value in draws)
     net = ResidualNet(
         activation,
         width_scaling="none",
@@ -73,4 +81,5 @@ def published(
         loss_factor=1.0 / sizes.outputs,
         trained=("V", "W"),
     )
-    return Experiment(net, zero_output(sizes, W.mT.expand(depth, -1, -1).contiguous()), x, y)
+    layers = W.unsqueeze(-3).expand(*W.shape[:-2], depth, *W.shape[-2:]).contiguous()
+    return Experiment(net, zero_output(sizes, layers), x, y)

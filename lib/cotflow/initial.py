@@ -130,13 +130,12 @@ class GaussianPath:
         device = generator.device
         self._grid = torch.linspace(0.0, 1.0, self.NODES, dtype=torch.float64, device=device)
         values, vectors = torch.linalg.eigh(self._covariance(self._grid))
-        kept = values > 1e-13 * values[-1]
-        noise = torch.randn(
-            *shape, int(kept.sum()), generator=generator, dtype=torch.float64, device=device
-        )
-        # Largest eigenvalues first, so that a seed's leading modes do not depend on the cut.
-        order = torch.arange(len(values) - 1, len(values) - 1 - int(kept.sum()), -1)
-        self._coefficients = (noise / values[order].sqrt()) @ vectors[:, order].mT
+        vectors = vectors * vectors[0].sign()  # eigh leaves the signs open
+        kept = int((values > 1e-13 * values[-1]).sum())
+        # Modes first and largest first, so that a seed's leading modes do not depend on the cut.
+        noise = torch.randn(kept, *shape, generator=generator, dtype=torch.float64, device=device)
+        values, vectors = values[-kept:].flip(0), vectors[:, -kept:].flip(1)
+        self._coefficients = torch.einsum("j...,gj->...g", noise, vectors / values.sqrt())
 
     def _covariance(self, s: Tensor) -> Tensor:
         return torch.exp(-0.5 * ((s[:, None] - self._grid[None]) / self.lengthscale) ** 2)

@@ -33,6 +33,15 @@ class Slope:
             return f"{self.confidence:.0%}, residuals of one fit"
         return f"{self.confidence:.0%} over {len(self.slopes)} seeds"
 
+    def measured(self) -> dict:
+        """The fields of a :class:`cotflow.claims.Claim` that this slope fills."""
+        return {
+            "measured": self.slope,
+            "low": self.low,
+            "high": self.high,
+            "interval": self.interval,
+        }
+
     def fitted(self, x: ArrayLike) -> np.ndarray:
         return np.exp(self.intercept) * np.asarray(x, dtype=float) ** self.slope
 
@@ -63,17 +72,16 @@ def loglog_slope(x: ArrayLike, y: ArrayLike, confidence: float = 0.95) -> Slope:
         )
     if not (np.isfinite(x).all() and np.isfinite(y).all() and (x > 0).all() and (y > 0).all()):
         raise ValueError("slope: expected positive finite numbers; logarithms were asked for")
-    fits = [stats.linregress(np.log(x), np.log(row)) for row in y]
-    slopes = np.array([fit.slope for fit in fits])
-    intercept = float(np.mean([fit.intercept for fit in fits]))
-    if len(fits) > 1:
-        slope, low, high = mean_interval(slopes, confidence)
-    else:
-        slope = float(slopes[0])
-        half = (
-            stats.t.ppf(0.5 + confidence / 2, x.size - 2) * fits[0].stderr
-            if x.size > 2
-            else float("inf")
-        )
-        low, high = slope - half, slope + half
-    return Slope(slope, low, high, intercept, slopes, confidence)
+    if (x == x[0]).all():
+        raise ValueError(f"slope: expected at least 2 different x, received {x[0]} alone")
+    centred, logs = np.log(x) - np.log(x).mean(), np.log(y)
+    slopes = logs @ centred / centred.dot(centred)
+    intercept = float(logs.mean() - slopes.mean() * np.log(x).mean())
+    if len(slopes) > 1:
+        return Slope(*mean_interval(slopes, confidence), intercept, slopes, confidence)
+    slope, half = float(slopes[0]), float("inf")
+    if x.size > 2:
+        residuals = logs[0] - logs[0].mean() - slope * centred
+        variance = residuals.dot(residuals) / (x.size - 2) / centred.dot(centred)
+        half = float(stats.t.ppf(0.5 + confidence / 2, x.size - 2) * np.sqrt(variance))
+    return Slope(slope, slope - half, slope + half, intercept, slopes, confidence)

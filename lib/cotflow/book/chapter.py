@@ -80,9 +80,11 @@ class Chapter:
     namespace : the notebook's ``globals()``; every annotated variable is checked against its
         annotation, so that a value injected by papermill meets the same rules as one that
         comes through ``cotflow run``.
+    threads : torch's threads; one, because the products of one layer are too small to share.
     """
 
-    def __init__(self, name: str, namespace: dict):
+    def __init__(self, name: str, namespace: dict, threads: int = 1):
+        torch.set_num_threads(threads)
         self.name = name
         self.parameters = parameters.check(namespace)
         self.claims: list[Claim | Untested] = []

@@ -13,9 +13,7 @@ LIBRARY = Path(__file__).resolve().parents[1]
 
 def versions() -> dict[str, str]:
     """Installed version of every direct dependency of the library, and of Python."""
-    names = sorted(
-        {re.match(r"[\w.-]+", entry)[0] for entry in metadata.requires("cotflow") or ()}
-    )
+    names = sorted({re.match(r"[\w.-]+", entry)[0] for entry in metadata.requires("cotflow") or ()})
     found = {}
     for name in names:
         try:

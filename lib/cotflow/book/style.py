@@ -58,7 +58,9 @@ def power_law(ax: Any, x: float, y: float, to: float, slope: float, label: str) 
     """A dashed guide y·(·/x)^slope from x to ``to`` with its label at the far end."""
     end = y * (to / x) ** slope
     ax.plot([x, to], [y, end], ls="--", lw=1.2, color=INK, alpha=0.7)
-    ax.annotate(label, (to, end), xytext=(4, 0), textcoords="offset points", va="center", fontsize=9)
+    ax.annotate(
+        label, (to, end), xytext=(4, 0), textcoords="offset points", va="center", fontsize=9
+    )
 
 
 def shades(count: int) -> list:

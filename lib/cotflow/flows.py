@@ -179,7 +179,8 @@ def gradient_flow(
     ):
         times.append(snapshot.time)
         for name, observer in observers.items():
-            values[name].append(observer(snapshot))
+            # A clone, since an entry of V is a view that would keep all of V alive.
+            values[name].append(observer(snapshot).clone())
     return FlowRecord(
         torch.tensor(times, dtype=torch.float64),
         {name: torch.stack(series, dim=-1) for name, series in values.items()},

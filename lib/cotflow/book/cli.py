@@ -1,0 +1,136 @@
+"""The command ``cotflow``: re-run a chapter at other values, list what there is, pair notebooks."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+
+@contextmanager
+def _sentences() -> Iterator[None]:
+    """Errors that a person can act on: exit 2 for bad input, 1 for a failure, 130 for Ctrl-C."""
+    try:
+        from cotflow.book.parameters import ParameterError
+        from cotflow.book.runs import BadInput, CellFailure
+
+        try:
+            yield
+        except (BadInput, ParameterError) as error:
+            click.echo(str(error), err=True)
+            sys.exit(2)
+        except CellFailure as error:
+            click.echo(str(error), err=True)
+            sys.exit(1)
+    except KeyboardInterrupt:
+        # asyncio would add the traceback of the task that waited for the cell
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+        click.echo("Interrupted: nothing half-written was left behind.", err=True)
+        sys.exit(130)
+
+
+def _table(rows: Sequence[Sequence[str]]) -> None:
+    """Print rows in aligned columns, each two spaces from the next."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        click.echo("  ".join(cells).rstrip())
+
+
+def _claim_row(claim: dict) -> tuple[str, ...]:
+    from cotflow.book.chapter import SIGNS
+
+    predicted = measured = "–"
+    if "measured" in claim:
+        number = {
+            key: f"{float(claim[key]):.4g}" for key in ("predicted", "measured", "low", "high")
+        }
+        predicted = f"{SIGNS[claim['relation']]} {number['predicted']}"
+        measured = f"{number['measured']} [{number['low']}, {number['high']}]"
+    return (claim["verdict"], claim["provenance"], predicted, measured, claim["name"])
+
+
+@click.group()
+def main() -> None:
+    """Re-run the chapters of the book at other values."""
+
+
+@main.command()
+@click.argument("chapter")
+@click.option("--profile", default="default", show_default=True, help="Named set of values.")
+@click.option(
+    "-p", "values", nargs=2, multiple=True, metavar="NAME VALUE", help="Set one parameter."
+)
+@click.option("-o", "output", type=click.Path(path_type=Path), help="New or empty folder.")
+def run(
+    chapter: str, profile: str, values: tuple[tuple[str, str], ...], output: Path | None
+) -> None:
+    """Execute CHAPTER and report whether its claims hold.
+
+    Example: cotflow run depth-limit --profile quick -p depths "[8, 32]" -p seed 1
+    """
+    with _sentences():
+        from cotflow.book import parameters, runs
+
+        overrides = {name: parameters.parse_value(text) for name, text in values}
+        done = runs.run(chapter, profile, overrides, output)
+    if done.claims:
+        head = ("verdict", "provenance", "predicted", "measured [low, high]", "claim")
+        _table([head, *map(_claim_row, done.claims)])
+    if done.failure:
+        click.echo(f"{done.failure}; the traceback is in the notebook.", err=True)
+    click.echo(f"outputs: {done.output}")
+    sys.exit(0 if done.holds else 1)
+
+
+@main.command(name="list")
+def list_() -> None:
+    """Chapters with their titles, and profiles with what they are for."""
+    with _sentences():
+        from cotflow.book import runs
+
+        root = runs.book_root()
+        known = runs.chapters(root)
+        profiles = [
+            (name, runs.profile(root, name).description) for name in runs.profile_names(root)
+        ]
+        _table([("chapter", "title"), *((name, known[name].title) for name in known)])
+        click.echo()
+        _table([("profile", "description"), *profiles])
+
+
+@main.command(name="parameters")
+@click.argument("chapter")
+def parameters_(chapter: str) -> None:
+    """Parameters of CHAPTER: name, type, default and what it is."""
+    with _sentences():
+        from cotflow.book import runs
+
+        declared = runs.chapter(runs.book_root(), chapter).parameters
+        rows = [(p.name, p.annotation, str(p.default), p.help) for p in declared]
+        _table([("name", "type", "default", "help"), *rows])
+
+
+@main.command()
+@click.argument("chapters", nargs=-1)
+@click.option("--check", is_flag=True, help="Compare cells only; execute and write nothing.")
+def notebooks(chapters: tuple[str, ...], check: bool) -> None:
+    """Regenerate the paired notebooks of CHAPTERS, or of all, from their texts."""
+    with _sentences():
+        from cotflow.book import runs
+
+        root = runs.book_root()
+        chosen = [runs.chapter(root, name) for name in chapters or runs.chapters(root)]
+        if check:
+            stale = [source.name for source in chosen if runs.differs(source)]
+            for name in stale:
+                click.echo(f"{name}: the notebook differs from the text", err=True)
+            sys.exit(1 if stale else 0)
+        for source in chosen:
+            checked = runs.regenerate(source)
+            where = source.paired.relative_to(root)
+            click.echo(f"{where}: compared cells: {checked}")

@@ -1,0 +1,268 @@
+"""A chapter's parameters: the types its cell is annotated with, and sentences for wrong values."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import io
+import re
+import reprlib
+import tokenize
+import typing
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+
+
+class ParameterError(ValueError):
+    """One sentence a line, each about one parameter."""
+
+
+@dataclass(frozen=True)
+class Phrase:
+    """How a person would name one value of a type, and several of them."""
+
+    one: str
+    many: str
+
+
+def _device(name: str) -> str:
+    """The name itself; an error says what was expected instead."""
+    match = re.fullmatch(r"cpu|cuda(?::(\d{1,4}))?", name)
+    if not match:
+        raise ValueError("'cpu', 'cuda' or 'cuda:N'")
+    if name != "cpu":
+        import torch
+
+        found = torch.cuda.device_count()
+        if int(match[1] or 0) >= found:
+            seen = f"{found} CUDA device(s)" if found else "no CUDA device"
+            raise ValueError(f"a device of this machine, where torch sees {seen}")
+    return name
+
+
+_FINITE_POSITIVE = Field(gt=0, allow_inf_nan=False)
+_FROM_ONE = Phrase("a whole number ≥ 1", "whole numbers ≥ 1")
+_POSITIVE = Phrase("a finite number > 0", "finite numbers > 0")
+
+Depth = Annotated[int, Field(ge=1), _FROM_ONE]
+Width = Annotated[int, Field(ge=1), _FROM_ONE]
+Dimension = Annotated[int, Field(ge=1), _FROM_ONE]
+Count = Annotated[int, Field(ge=1), _FROM_ONE]
+Seed = Annotated[int, Field(ge=0), Phrase("a whole number ≥ 0", "whole numbers ≥ 0")]
+Rate = Annotated[float, _FINITE_POSITIVE, _POSITIVE]
+Time = Annotated[float, _FINITE_POSITIVE, _POSITIVE]
+Activation = Literal["gelu", "tanh", "relu", "identity"]
+Dtype = Literal["float32", "float64"]
+Device = Annotated[str, AfterValidator(_device), Phrase("'cpu', 'cuda' or 'cuda:N'", "devices")]
+
+_NON_EMPTY = Field(min_length=1)
+Depths = Annotated[list[Depth], _NON_EMPTY]
+Widths = Annotated[list[Width], _NON_EMPTY]
+Dimensions = Annotated[list[Dimension], _NON_EMPTY]
+Counts = Annotated[list[Count], _NON_EMPTY]
+Seeds = Annotated[list[Seed], _NON_EMPTY]
+Rates = Annotated[list[Rate], _NON_EMPTY]
+Times = Annotated[list[Time], _NON_EMPTY]
+Activations = Annotated[list[Activation], _NON_EMPTY]
+
+_BUILTIN = {
+    int: Phrase("a whole number", "whole numbers"),
+    float: Phrase("a number", "numbers"),
+    str: Phrase("a text", "texts"),
+    bool: Phrase("true or false", "true or false each"),
+    list: Phrase("a list", "lists"),
+}
+
+
+def _is_parameter(annotation: Any) -> bool:
+    origin, inside = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Annotated:
+        return _is_parameter(inside[0])
+    if origin is list:
+        return all(_is_parameter(entry) for entry in inside)
+    return origin is Literal or (isinstance(annotation, type) and annotation in _BUILTIN)
+
+
+def _phrase(annotation: Any) -> Phrase:
+    origin, inside = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Annotated:
+        own = [entry for entry in inside[1:] if isinstance(entry, Phrase)]
+        return own[0] if own else _phrase(inside[0])
+    if origin is list:
+        entries = _phrase(inside[0]).many
+        return Phrase(f"a non-empty list of {entries}", f"non-empty lists of {entries}")
+    if origin is Literal:
+        choice = "one of " + ", ".join(map(str, inside))
+        return Phrase(choice, choice + " each")
+    return _BUILTIN[annotation]
+
+
+def _entries(annotation: Any) -> Any:
+    """The annotation of a list's entries."""
+    if typing.get_origin(annotation) is Annotated:
+        annotation = typing.get_args(annotation)[0]
+    return typing.get_args(annotation)[0]
+
+
+def _validated(name: str, annotation: Any, value: Any) -> Any:
+    if typing.get_origin(annotation) is list:
+        annotation = Annotated[annotation, _NON_EMPTY]
+    try:
+        return TypeAdapter(annotation, config=ConfigDict(strict=True)).validate_python(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+    expected = _phrase(annotation).one
+    if first["loc"]:
+        expected = _phrase(_entries(annotation)).many
+    if first["type"] == "value_error":
+        expected = str(first["ctx"]["error"])
+    raise ParameterError(f"{name}: expected {expected}, received {reprlib.repr(first['input'])}")
+
+
+def _gather(checks: Iterable[tuple[str, Any, Any]]) -> dict[str, Any]:
+    """Validated values by name; every problem found is in the error, not only the first."""
+    values, problems = {}, []
+    for name, annotation, value in checks:
+        try:
+            values[name] = _validated(name, annotation, value)
+        except ParameterError as problem:
+            problems.append(str(problem))
+    if problems:
+        raise ParameterError("\n".join(problems))
+    return values
+
+
+def check(namespace: dict[str, Any]) -> dict[str, Any]:
+    """Current values of a notebook's annotated parameters, each checked against its annotation.
+
+    Parameters
+    ----------
+    namespace : the notebook's ``globals()``. Variables annotated with something else than
+        this module's types, ``int``, ``float``, ``str``, ``bool`` or lists of those are left alone.
+
+    Raises
+    ------
+    ParameterError : one line for each value outside its type or range.
+    """
+    checks = []
+    for name, annotation in namespace.get("__annotations__", {}).items():
+        if isinstance(annotation, str):
+            try:
+                annotation = eval(annotation, dict(namespace))
+            except Exception:  # a string that is no expression is not a type of ours
+                continue
+        if _is_parameter(annotation):
+            if name not in namespace:
+                raise ParameterError(f"{name}: expected a value, received an annotation only")
+            checks.append((name, annotation, namespace[name]))
+    return _gather(checks)
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One line ``name: annotation = default  # help`` of a chapter's parameters cell."""
+
+    name: str
+    annotation: str
+    type: Any
+    default: Any
+    help: str
+
+
+def read_cell(source: str) -> tuple[Parameter, ...]:
+    """The parameters that a cell of source text declares, in its order."""
+    try:
+        body = ast.parse(source).body
+    except SyntaxError as error:
+        raise ParameterError(f"the parameters cell is not plain Python: {error.msg}") from None
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    comments = {t.start[0]: t.string.lstrip("# ") for t in tokens if t.type == tokenize.COMMENT}
+    return tuple(_declaration(line, comments.get(line.end_lineno, "")) for line in body)
+
+
+def _declaration(line: ast.stmt, help: str) -> Parameter:
+    if not (isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and line.value):
+        raise ParameterError(
+            "the parameters cell: expected lines like 'depth: Depth = 8', "
+            f"received {ast.unparse(line)!r}"
+        )
+    name, annotation = line.target.id, ast.unparse(line.annotation)
+    try:
+        kind = eval(annotation, dict(globals()))
+    except Exception:
+        kind = None
+    if not _is_parameter(kind):
+        raise ParameterError(f"{name}: expected a type of parameters, received {annotation!r}")
+    try:
+        default = ast.literal_eval(line.value)
+    except ValueError:
+        raise ParameterError(
+            f"{name}: expected a literal default, received {ast.unparse(line.value)!r}"
+        ) from None
+    return Parameter(name, annotation, kind, default, help)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The known names that resemble ``name``, or all of them when none does."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=3)
+    return f"nearest: {', '.join(close)}" if close else f"available: {', '.join(known) or 'none'}"
+
+
+def validate(parameters: Iterable[Parameter], given: dict[str, Any]) -> dict[str, Any]:
+    """Effective values of all parameters: the given ones, and defaults for the rest."""
+    declared = {parameter.name: parameter for parameter in parameters}
+    unknown = [
+        f"unknown parameter {name!r}; {nearest(name, declared)}"
+        for name in given
+        if name not in declared
+    ]
+    if unknown:
+        raise ParameterError("\n".join(unknown))
+    return _gather((p.name, p.type, given.get(p.name, p.default)) for p in declared.values())
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's plain scalars only: ``1e-2`` is a number, ``on`` and ``010`` are not surprises."""
+
+    yaml_implicit_resolvers: typing.ClassVar = {}
+    yaml_constructors: typing.ClassVar = {}
+
+
+_PLAIN = {
+    "null": (r"~|null|", lambda text: None),
+    "bool": (r"true|false", lambda text: text == "true"),
+    "int": (r"[-+]?[0-9]+", int),
+    "float": (
+        r"(?i:[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)(e[-+]?[0-9]+)?|[-+]?\.?inf|\.?nan)",
+        lambda text: float(re.sub(r"\.(?=[a-z])", "", text.lower())),
+    ),
+    "str": (None, str),
+}
+for _tag, (_pattern, _read) in _PLAIN.items():
+    _tag = f"tag:yaml.org,2002:{_tag}"
+    if _pattern is not None:
+        _Loader.add_implicit_resolver(_tag, re.compile(rf"(?:{_pattern})\Z"), None)
+    _Loader.add_constructor(
+        _tag, lambda loader, node, read=_read: read(loader.construct_scalar(node))
+    )
+_Loader.add_constructor("tag:yaml.org,2002:seq", yaml.SafeLoader.construct_yaml_seq)
+_Loader.add_constructor("tag:yaml.org,2002:map", yaml.SafeLoader.construct_yaml_map)
+
+
+def load_yaml(text: str) -> Any:
+    """A YAML document of numbers, texts, lists and mappings."""
+    return yaml.load(text, _Loader)
+
+
+def parse_value(text: str) -> Any:
+    """A command line's value: ``8``, ``1e-2``, ``gelu`` or ``[8, 32]``; anything else is a text."""
+    try:
+        value = load_yaml(text)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return text
+    return text if value is None else value

@@ -1,0 +1,121 @@
+"""The constants of [M] Props 3 and 7, and the a-posteriori bound on gaps that a run can check."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cotflow.adjoint import Gradient
+from cotflow.network import ResidualNet, Weights
+
+
+@dataclass(frozen=True)
+class WorstCase:
+    """[M] Prop. 7 for two-layer residuals: gaps ≤ (K/L) with K = βTe^{αT}, on ‖Z‖ ≤ M.
+
+    The constants are towers of exponentials, so what is kept are logarithms in base 10.
+
+    Attributes
+    ----------
+    K1 : sup‖∂₁f‖.
+    log10_kappa : log₁₀ max(K₁, K₂).
+    log10_alpha : log₁₀ of the rate α; ``inf`` where even this number overflows.
+    """
+
+    K1: float
+    log10_kappa: float
+    log10_alpha: float
+
+
+def worst_case(
+    net: ResidualNet, weights: Weights, bound: float, x_bound: float, y_bound: float
+) -> WorstCase:
+    """K₁, κ and α of [M] Prop. 7 with f(h, z) = c_m V σ(c_q W h), for layer norms
+    ‖V‖_F + ‖W‖_F ≤ M, |x| ≤ M_X, |y| ≤ M_Y and H = e^{K₁} M M_X.
+
+    With c = c_m c_q and C_σ = sup|σ″|:  K₁ = cK_σM²/4,  K₂ = cK_σMH,
+    K′ = max(cK_σH + c c_q C_σ M H², cK_σM + c c_q C_σ M²H/4),
+    α = 2e^κ K′ M (e^κ M² M_X + M_Y), all read for the loss (1/n)Σ|F − y|².
+    """
+    sigma, ln10 = net.activation, math.log(10.0)
+    c_q = net.input_scale(weights.state)
+    c = net.residual_scale(1, weights.width) * c_q
+    K1 = c * sigma.lipschitz * bound**2 / 4
+    log_H = K1 + math.log(bound * x_bound)
+    log_K2 = math.log(c * sigma.lipschitz * bound) + log_H
+    log_kappa = max(math.log(K1), log_K2)
+    log_K_prime = (
+        log_H
+        + math.log(c)
+        + max(
+            math.log(sigma.lipschitz),
+            math.log(max(c_q * sigma.curvature * bound, 1e-300)) + log_H,
+        )
+    )
+    kappa = math.exp(log_kappa) if log_kappa < 700 else math.inf
+    log_alpha = (
+        math.log(2.0 * bound)
+        + kappa
+        + log_K_prime
+        + max(kappa + 2 * math.log(bound) + math.log(x_bound), math.log(y_bound))
+    )
+    return WorstCase(K1, log_kappa / ln10, log_alpha / ln10)
+
+
+def gap_growth(
+    net: ResidualNet, weights: Weights, at: Gradient
+) -> tuple[Float[Tensor, "*runs"], Float[Tensor, "*runs"]]:
+    """(α, β) with d⁺D/dt ≤ αD + β/L for D = max_k(‖V_{k+1} − V_k‖_F + ‖W_{k+1} − W_k‖_F).
+
+    Every norm in α and β is measured on the state at hand; only triangle inequalities and the
+    Lipschitz constants of σ and σ′ are used. One explicit Euler step of size η obeys the same
+    bound exactly: D⁺ ≤ (1 + ηα)D + ηβ/L.
+
+    Source: [C], proof in the chapter on the depth limit. Needs σ″ bounded, no bias, L ≥ 2.
+    """
+    sigma, depth = net.activation, weights.depth
+    if weights.b is not None or math.isinf(sigma.curvature) or depth < 2:
+        raise ValueError(
+            "gap growth: expected a net without bias, of depth ≥ 2, whose activation has a bounded "
+            f"second derivative; received depth {depth}, activation {sigma.name!r}"
+        )
+    c_q = net.input_scale(weights.state)
+    c_m = net.residual_scale(1, weights.width)
+    rates = net.rates(weights)
+    r_V, r_W = rates.get("V", 0.0) / depth * c_m, rates.get("W", 0.0) / depth * c_m * c_q
+    K, C = sigma.lipschitz, sigma.curvature
+
+    def pair(values: Tensor) -> tuple[Tensor, Tensor]:
+        """The same quantity at layers k and k+1."""
+        return values[..., :-1, :, :], values[..., 1:, :, :]
+
+    def length(values: Tensor) -> Tensor:
+        return torch.linalg.vector_norm(values, dim=-1)
+
+    def operator_norm(values: Tensor) -> Tensor:
+        return torch.linalg.matrix_norm(values, ord=2)
+
+    V, W = weights.V, weights.W
+    h, h1 = pair(at.states[..., :-1, :, :])
+    p, p1 = pair(at.adjoints[..., 1:, :, :])
+    z, z1 = pair(torch.matmul(at.states[..., :-1, :, :], W.mT) * c_q)
+    back, back1 = pair(torch.matmul(at.adjoints[..., 1:, :, :], V))
+    dh, dp = length(h1 - h), length(p1 - p)
+    W_norm, V_norm = operator_norm(W)[..., :-1], operator_norm(V)[..., :-1]
+    feature1 = length(sigma(z1))
+    inner = length(sigma.derivative(z) * back)
+    peak1 = back1.abs().amax(-1)
+    h1, p, p1 = length(h1), length(p), length(p1)
+
+    from_W = r_V * K * c_q * (p * h1).mean(-1) + r_W * C * c_q * (h1.square() * peak1).mean(-1)
+    from_V = r_W * K * (p1 * h1).mean(-1)
+    drift = r_V * ((dp * feature1).mean(-1) + K * c_q * W_norm * (p * dh).mean(-1)) + r_W * (
+        C * c_q * W_norm * (dh * peak1 * h1).mean(-1)
+        + K * V_norm * (dp * h1).mean(-1)
+        + (inner * dh).mean(-1)
+    )
+    return torch.maximum(from_W, from_V).amax(-1), depth * drift.amax(-1)
