@@ -89,7 +89,9 @@ def test_gradient_equals_central_differences(name):
 
 def test_mispaired_state_and_adjoint_is_off_by_one_over_depth():
     """The exact field pairs h before a layer with p after it; p before the layer is O(1/L) off."""
-    net = ResidualNet(ACTIVATIONS["tanh"], width_scaling="mean", input_scaling="none", trained=("V",))
+    net = ResidualNet(
+        ACTIVATIONS["tanh"], width_scaling="mean", input_scaling="none", trained=("V",)
+    )
     errors = []
     for depth in (16, 32, 64):
         weights, x, y = random_problem(3, depth=1, bias=False)

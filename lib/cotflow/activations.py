@@ -72,7 +72,7 @@ ACTIVATIONS = {a.name: a for a in (GELU, TANH, RELU, IDENTITY)}
 
 
 def activation(name: str) -> Activation:
-    """The activation of that name: gelu (exact, not the tanh approximation), tanh, relu, identity."""
+    """The activation of that name: gelu (exact, no tanh approximation), tanh, relu, identity."""
     if name not in ACTIVATIONS:
         raise ValueError(f"activation: expected one of {', '.join(ACTIVATIONS)}, received {name!r}")
     return ACTIVATIONS[name]

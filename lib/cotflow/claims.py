@@ -1,4 +1,4 @@
-"""Claims: a statement, what the theory predicts, what was measured, and the verdict that follows."""
+"""Claims: a statement, what theory predicts, what was measured, and the verdict that follows."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ class Claim:
     def __post_init__(self) -> None:
         if not self.provenance.startswith(("[B]", "[M]", "[C]", "[R]")):
             raise ValueError(
-                f"claim {self.name!r}: expected a provenance that starts with [B], [M], [C] or [R], "
-                f"received {self.provenance!r}"
+                f"claim {self.name!r}: expected a provenance that starts with [B], [M], [C] or [R]"
+                f", received {self.provenance!r}"
             )
         if self.relation not in get_args(Relation):
             raise ValueError(

@@ -123,10 +123,10 @@ def flow(
     def evaluate(at: Weights, index: int) -> tuple[Gradient, dict[str, Tensor]]:
         result = gradient(net, at, x, y)
         if not bool(torch.isfinite(result.loss).all()):
-            norm = max(float(value.abs().max()) for value in at.tensors().values())
+            norm = torch.stack([value.abs().max() for value in at.tensors().values()]).max()
             raise DivergenceError(
-                f"the flow diverged near time {index * step:.4g} (step {index} of {count}): the loss "
-                f"is not finite and the largest weight entry is {norm:.3g}. Use a step below "
+                f"the flow diverged near time {index * step:.4g} (step {index} of {count}): the "
+                f"loss is not finite and the largest weight entry is {norm:.3g}. Use a step below "
                 f"{step:.3g}, a shorter horizon, or clip=frobenius_clip(radius)."
             )
         return result, result.velocity if clip is None else clip(result.velocity)

@@ -33,7 +33,7 @@ class Sizes:
 
 
 def embeddings(sizes: Sizes, like: Tensor) -> tuple[Tensor, Tensor]:
-    """A = (I_d; 0) ∈ R^{q×d} and B = (0, I_{d′}) ∈ R^{d′×q} ([M] §3); both are I when q = d = d′."""
+    """A = (I_d; 0) ∈ R^{q×d} and B = (0, I_{d′}) ∈ R^{d′×q} ([M] §3); both I if q = d = d′."""
     A = torch.eye(sizes.state, sizes.inputs, dtype=like.dtype, device=like.device)
     B = torch.eye(sizes.outputs, dtype=like.dtype, device=like.device)
     B = torch.nn.functional.pad(B, (sizes.state - sizes.outputs, 0))

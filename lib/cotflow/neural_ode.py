@@ -1,4 +1,4 @@
-"""The neural ODE of given weights, solved by torchdiffeq: an independent check of the layered nets."""
+"""The neural ODE of given weights, by torchdiffeq: an independent check of the layered nets."""
 
 from __future__ import annotations
 

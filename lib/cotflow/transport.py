@@ -38,7 +38,7 @@ def _squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _squared_wasserstein(a: np.ndarray, b: np.ndarray) -> float:
-    """W₂² between uniform atoms: sorted in dimension 1, an assignment for equal counts, else POT."""
+    """W₂² between uniform atoms: sorted in dimension 1, assigned for equal counts, else by POT."""
     if len(a) == len(b):
         if a.shape[1] == 1:
             return float(np.square(np.sort(a[:, 0]) - np.sort(b[:, 0])).mean())

@@ -1,0 +1,272 @@
+"""The build of the book fails when it must, repeats nothing needlessly, keeps no stale result."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from contextlib import contextmanager
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from cotflow.book.chapter import EXECUTION_MIME
+
+ROOT = Path(__file__).resolve().parents[1]
+
+TOC = """\
+format: jb-book
+root: book/index
+chapters:
+- file: book/tiny
+- file: book/execution-record
+"""
+
+INDEX = """\
+# Ledger
+
+```{ledger}
+:summary:
+```
+
+```{ledger}
+```
+"""
+
+TINY = """\
+---
+jupytext: {text_representation: {extension: .md, format_name: myst}}
+kernelspec: {name: python3, display_name: Python 3, language: python}
+---
+# A tiny chapter
+
+```{code-cell} ipython3
+:tags: [parameters]
+seed: int = 0
+```
+
+```{code-cell} ipython3
+from cotflow.book import Chapter
+
+chapter = Chapter("tiny", globals())
+```
+
+```{code-cell} ipython3
+chapter.claim(
+    name="half",
+    statement=r"Half of one is $\\tfrac12$.",
+    provenance="[R] arithmetic",
+    predicted=0.5,
+    measured=1 / 2,
+    tolerance=0,
+)
+```
+
+```{code-cell} ipython3
+chapter.close()
+```
+"""
+
+
+class Book:
+    """A small book in its own folder, with its own copy of the library."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        for part in ("lib", "book/_ext", "book/_static"):
+            ignore = shutil.ignore_patterns("__pycache__", "*.egg-info")
+            shutil.copytree(ROOT / part, folder / part, ignore=ignore)
+        for part in ("_config.yml", "book/references.bib", "book/execution-record.md"):
+            shutil.copy(ROOT / part, folder / part)
+        (folder / "_toc.yml").write_text(TOC)
+        (folder / "book/index.md").write_text(INDEX)
+        (folder / "book/tiny.md").write_text(TINY)
+
+    def build(self) -> subprocess.CompletedProcess:
+        command = [Path(sys.executable).with_name("jupyter-book"), "build", ".", "-W", "-n"]
+        return subprocess.run(
+            command,
+            cwd=self.folder,
+            env=os.environ | {"PYTHONPATH": str(self.folder / "lib")},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=120,
+        )
+
+    def page(self, name: str) -> str:
+        return (self.folder / f"_build/html/book/{name}.html").read_text()
+
+    @contextmanager
+    def edited(self, path: str, old: str, new: str):
+        """The file with one text replaced, for as long as the block lasts."""
+        file = self.folder / path
+        before = file.read_text()
+        assert old in before
+        file.write_text(before.replace(old, new))
+        yield
+        file.write_text(before)
+
+
+@pytest.fixture(scope="module")
+def book(tmp_path_factory) -> Book:
+    return Book(tmp_path_factory.mktemp("book"))
+
+
+@pytest.fixture(scope="module")
+def builds(book) -> list[subprocess.CompletedProcess]:
+    """A build from clean, and a second one with nothing changed."""
+    return [book.build(), book.build()]
+
+
+@pytest.fixture
+def built(book, builds) -> Book:
+    assert builds[0].returncode == 0, builds[0].stdout
+    return book
+
+
+def executed(build: subprocess.CompletedProcess) -> bool:
+    return "Executing notebook" in build.stdout
+
+
+def assert_ledger(book: Book) -> None:
+    page = book.page("index")
+    assert "1 claim measured in 1 chapter: 1 holds." in page
+    assert 'href="tiny.html#claim-tiny-half"' in page
+    assert r"\(\tfrac12\)" in page
+    assert "✔ holds" in page
+    assert 'id="claim-tiny-half"' in book.page("tiny")
+
+
+def test_clean_build_has_the_claim_in_its_ledger(built, builds):
+    assert executed(builds[0])
+    assert_ledger(built)
+
+
+def test_execution_record_names_hashes_parameters_and_versions(built):
+    page = built.page("execution-record")
+    notebook = nbformat.read(built.folder / "_build/jupyter_execute/book/tiny.ipynb", 4)
+    record = notebook.cells[-1].outputs[0].data[EXECUTION_MIME]
+    assert record["library_hash"] in page
+    assert "seed = 0" in re.sub("<[^>]+>", "", page)
+    assert record["versions"]["torch"] in page
+
+
+def test_unchanged_build_executes_nothing_and_keeps_the_ledger(built, builds):
+    assert builds[1].returncode == 0, builds[1].stdout
+    assert not executed(builds[1])
+    assert_ledger(built)
+
+
+def test_edited_prose_keeps_the_cached_outputs(built):
+    with built.edited("book/tiny.md", "# A tiny chapter", "# A short chapter"):
+        build = built.build()
+    assert build.returncode == 0, build.stdout
+    assert not executed(build)
+    assert_ledger(built)
+    assert "A short chapter" in built.page("index")
+
+
+def test_changed_number_refreshes_a_ledger_on_an_unchanged_page(built):
+    with (
+        built.edited("book/tiny.md", "measured=1 / 2", "measured=0.4991"),
+        built.edited("book/tiny.md", "tolerance=0", "tolerance=0.1"),
+    ):
+        build = built.build()
+    assert build.returncode == 0, build.stdout
+    assert "0.4991" in built.page("index")
+
+
+def test_library_change_executes_again(built):
+    with built.edited("lib/cotflow/claims.py", '"""Claims:', '"""Claim:'):
+        build = built.build()
+    assert build.returncode == 0, build.stdout
+    assert executed(build)
+    assert_ledger(built)
+
+
+def test_raising_cell_fails_the_build_from_every_tree(built):
+    with built.edited("book/tiny.md", "measured=1 / 2", "measured=1 / 0"):
+        warm = built.build()
+        shutil.rmtree(built.folder / "_build")
+        clean = built.build()
+    assert all(build.returncode != 0 for build in (warm, clean))
+    assert "ZeroDivisionError" in warm.stdout
+
+
+def test_failing_claim_fails_the_build(built):
+    with built.edited("book/tiny.md", "measured=1 / 2", "measured=1 / 3"):
+        build = built.build()
+    assert build.returncode != 0
+    assert "half fails" in build.stdout
+
+
+def test_chapter_without_execution_record_fails_the_build(built):
+    with built.edited("book/tiny.md", "chapter.close()", "chapter.name"):
+        build = built.build()
+    assert build.returncode != 0
+    assert "book/tiny: expected one execution record, found 0" in build.stdout
+
+
+def test_result_of_another_library_fails_the_build_until_it_is_removed(built):
+    assert built.build().returncode == 0
+    path = built.folder / "_build/jupyter_execute/book/tiny.ipynb"
+    record = nbformat.read(path, 4).cells[-1].outputs[0].data[EXECUTION_MIME]
+    path.write_text(path.read_text().replace(record["library_hash"], "0" * 12))
+    with built.edited("book/index.md", "# Ledger", "# The ledger"):
+        stale = built.build()
+        path.unlink()
+        healed = built.build()
+    assert stale.returncode != 0
+    assert "comes from library 000000000000" in stale.stdout
+    assert healed.returncode == 0, healed.stdout
+    assert_ledger(built)
+
+
+def pins() -> dict[str, str]:
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    pinned = (re.fullmatch(r"([\w.-]+)==([\w.]+)", line) for line in lines if line[:1] not in "#")
+    return {canonicalize_name(match[1]): match[2] for match in pinned}
+
+
+def test_every_direct_dependency_is_pinned_inside_its_range():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    groups = [project["dependencies"], *project["optional-dependencies"].values()]
+    wanted = [Requirement(text) for group in groups for text in group]
+    wrong = [
+        str(entry)
+        for entry in wanted
+        if pins().get(canonicalize_name(entry.name)) not in entry.specifier
+    ]
+    assert len(wanted) > 20
+    assert not wrong
+
+
+def test_conda_environment_is_the_pinned_one():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    *conda, pip = environment["dependencies"]
+    python = Requirement(conda[0].replace("=", "=="))
+    version = next(iter(python.specifier)).version
+    assert environment["name"] == project["name"]
+    assert python.name == "python"
+    assert version in Requirement(f"python{project['requires-python']}").specifier
+    assert conda[1:] == ["pip"]
+    assert [entry for entry in pip["pip"] if "index" not in entry] == [
+        "-r requirements.txt",
+        "-e .",
+    ]
+
+
+def test_citation_file_has_the_version_of_the_library():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert citation["version"] == project["version"]
+    assert [entry.get("doi") for entry in citation["references"]] == ["10.1002/cpa.70004", None]
