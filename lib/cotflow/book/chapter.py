@@ -126,7 +126,9 @@ class Chapter:
             for v in ("holds", "inconclusive", "fails", "not tested here")
             if v in verdicts
         )
-        device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+        device = str(self.parameters.get("device", "cpu"))
+        if device.startswith("cuda"):
+            device = torch.cuda.get_device_name(device)
         record = {
             "chapter": self.name,
             "started": self._started.isoformat(timespec="seconds"),
