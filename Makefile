@@ -1,0 +1,59 @@
+# The book, its tests and its notebooks. `make help` lists what there is.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+PIP_ARGS ?=
+BIN := .venv/bin
+PAGE := _build/html/index.html
+
+.PHONY: help book test notebooks setup clean
+
+help:
+	@echo "make book       build the book into _build/html (sets up .venv first, if needed)"
+	@echo "make test       ruff and all tests (sets up .venv first, if needed)"
+	@echo "make notebooks  write the chapters as notebooks"
+	@echo "make setup      only .venv, with the pinned packages and the library"
+	@echo "make clean      remove what was built, and every cached execution"
+	@echo
+	@echo "PYTHON=python3.12 chooses the interpreter of a new .venv (at least 3.11)."
+	@echo "PIP_ARGS='...' is passed to pip, for instance an extra index with a CPU build of torch."
+
+# jupyter-book may accept a page that failed in an earlier build, as long as its doctree is there:
+# pages are read anew every time, and only the outputs of unchanged cells come from the cache.
+book: setup
+	@echo "[3/3] Building the book: every chapter whose code or library changed is executed."
+	@rm -rf _build/.doctrees _build/html
+	@$(BIN)/jupyter-book build . -W -n --keep-going
+	@test -f $(PAGE)
+	@echo
+	@echo "The book is $(CURDIR)/$(PAGE)"
+	@echo "To open it: $(BIN)/python -m webbrowser file://$(CURDIR)/$(PAGE)"
+
+test: setup
+	@echo "[3/4] Checking the sources."
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@echo "[4/4] Running the tests; the first run also builds the book."
+	@$(BIN)/python -m pytest
+
+notebooks: setup
+	@$(BIN)/cotflow notebooks
+
+setup: .venv/installed
+
+.venv/installed: requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Python 3.11 or later is needed, and '$(PYTHON)' is not: try make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@echo "[1/3] Creating .venv with $$($(PYTHON) --version)."
+	@$(PYTHON) -m venv .venv || { \
+	  echo "'$(PYTHON) -m venv' failed: on Debian and Ubuntu it needs the package python3-venv." >&2; exit 1; }
+	@echo "[2/3] Installing the pinned packages and the library; the first time takes some minutes."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -r requirements.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --no-deps -e .
+	@touch $@
+
+clean:
+	rm -rf _build .pytest_cache .ruff_cache .hypothesis
