@@ -10,11 +10,12 @@ import pytest
 import torch
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
-from cotflow.book import parameters, runs
+from cotflow.book import notebooks, parameters, profiles
+from cotflow.book.tree import Source, chapter, chapters, tags
 from test_cli import invoke, tree, write_chapter, write_tiny_chapter
 
 ROOT = Path(__file__).resolve().parents[1]
-CHAPTERS = runs.chapters(ROOT)
+CHAPTERS = chapters(ROOT)
 SOURCES = [pytest.param(source, id=name) for name, source in CHAPTERS.items()]
 
 
@@ -40,7 +41,7 @@ def compared(notebook: Path) -> list[str]:
     return [
         f"Cell {index}"
         for index, cell in enumerate(code)
-        if runs.CHECKED in runs.tags(cell) and cell.execution_count and text_of(cell)
+        if notebooks.CHECKED in tags(cell) and cell.execution_count and text_of(cell)
     ]
 
 
@@ -61,8 +62,8 @@ def test_text_and_committed_notebook_have_the_same_cells(source):
     assert len(committed) == len(source.cells)
     for index, (ours, theirs) in enumerate(zip(source.cells, committed, strict=True)):
         assert (index, ours.cell_type, ours.source) == (index, theirs.cell_type, theirs.source)
-        assert (index, runs.tags(ours)) == (index, runs.tags(theirs))
-    assert not runs.differs(source)
+        assert (index, tags(ours)) == (index, tags(theirs))
+    assert not notebooks.differs(source)
 
 
 def test_every_committed_notebook_belongs_to_a_chapter():
@@ -73,7 +74,7 @@ def test_every_committed_notebook_belongs_to_a_chapter():
 def test_committed_notebooks_hold_the_text_of_checked_cells_and_nothing_else(source):
     for cell in nbformat.read(source.paired, as_version=4).cells:
         for output in cell.get("outputs", []):
-            assert runs.CHECKED in runs.tags(cell)
+            assert notebooks.CHECKED in tags(cell)
             assert output.output_type in ("stream", "display_data", "execute_result")
             assert set(output.get("data", {})) <= {"text/plain"}
         assert "attachments" not in cell
@@ -93,17 +94,17 @@ def test_the_default_profile_repeats_the_parameters_cells():
         name: {entry.name: entry.default for entry in source.parameters}
         for name, source in CHAPTERS.items()
     }
-    assert runs.profile(ROOT, "default").values == cells
+    assert profiles.profile(ROOT, "default").values == cells
 
 
-@pytest.mark.parametrize("name", runs.profile_names(ROOT))
+@pytest.mark.parametrize("name", profiles.profile_names(ROOT))
 def test_every_profile_is_described_and_fits_the_chapters(name, monkeypatch):
     # a profile may be meant for a machine with GPUs
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
-    profile = runs.profile(ROOT, name)
+    profile = profiles.profile(ROOT, name)
     assert profile.description.strip()
-    for chapter, values in profile.values.items():
-        effective = parameters.validate(CHAPTERS[chapter].parameters, values)
+    for name, values in profile.values.items():
+        effective = parameters.validate(CHAPTERS[name].parameters, values)
         assert values.items() <= effective.items()
 
 
@@ -114,20 +115,20 @@ def tiny(tmp_path_factory):
     write_tiny_chapter(root)
     done = invoke(root, "notebooks")
     assert done.exit_code == 0, done.output
-    return runs.chapter(root, "tiny-rate")
+    return chapter(root, "tiny-rate")
 
 
 def test_a_regenerated_notebook_keeps_only_the_text_of_checked_cells(tiny):
     cells = nbformat.read(tiny.paired, as_version=4).cells
-    outputs = {tuple(runs.tags(cell)): text_of(cell) for cell in cells if cell.get("outputs")}
-    assert outputs == {(runs.CHECKED,): "seed 0\n2"}
+    outputs = {tuple(tags(cell)): text_of(cell) for cell in cells if cell.get("outputs")}
+    assert outputs == {(notebooks.CHECKED,): "seed 0\n2"}
     assert [path.name for path in tiny.paired.parent.iterdir()] == ["tiny-rate.ipynb"]
-    assert not runs.differs(tiny)
+    assert not notebooks.differs(tiny)
 
 
 def test_a_notebook_regenerated_twice_is_the_same_to_the_byte(tiny):
     first = tiny.paired.read_bytes()
-    assert runs.regenerate(tiny) == 1
+    assert notebooks.regenerate(tiny) == 1
     assert tiny.paired.read_bytes() == first
 
 
@@ -141,7 +142,7 @@ def test_a_notebook_regenerated_twice_is_the_same_to_the_byte(tiny):
 )
 def test_check_exits_1_and_names_a_chapter_whose_notebook_is_stale(tmp_path, old, new):
     write_tiny_chapter(tmp_path)
-    source = runs.chapter(tmp_path, "tiny-rate")
+    source = chapter(tmp_path, "tiny-rate")
     source.paired.parent.mkdir()
     nbformat.write(source.notebook(), source.paired)
     assert invoke(tmp_path, "notebooks", "--check").exit_code == 0
@@ -178,7 +179,7 @@ def test_a_chapter_that_cannot_be_a_reference_leaves_its_notebook_as_it_was(
 
 
 def test_nbval_notices_a_changed_reference(tmp_path):
-    cell = new_code_cell("print(6 * 7)", metadata={"tags": [runs.CHECKED]}, execution_count=1)
+    cell = new_code_cell("print(6 * 7)", metadata={"tags": [notebooks.CHECKED]}, execution_count=1)
     kernel = {"kernelspec": {"name": "python3", "language": "python", "display_name": "Python 3"}}
     codes = {}
     for text in ("42\n", "43\n"):
@@ -190,7 +191,7 @@ def test_nbval_notices_a_changed_reference(tmp_path):
     assert codes == {"42\n": (0, {"Cell 0": True}), "43\n": (1, {"Cell 0": False})}
 
 
-def papermill(source: runs.Source, output: Path, *values: str) -> subprocess.CompletedProcess:
+def papermill(source: Source, output: Path, *values: str) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, "-m", "papermill", source.paired, output, *values],
         capture_output=True,
@@ -203,7 +204,7 @@ def test_plain_papermill_sets_a_parameter_of_a_paired_notebook(tiny, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "Passed unknown parameter" not in done.stderr
     cells = nbformat.read(tmp_path / "out.ipynb", as_version=4).cells
-    assert [text_of(c) for c in cells if runs.CHECKED in runs.tags(c)] == ["seed 7\n1"]
+    assert [text_of(c) for c in cells if notebooks.CHECKED in tags(c)] == ["seed 7\n1"]
 
 
 def test_a_chapter_refuses_a_value_out_of_range_from_plain_papermill(tiny, tmp_path):

@@ -119,7 +119,7 @@ class Chapter:
         )
 
     def close(self) -> None:
-        """Show the chapter's tally, leave its execution record, and fail if a claim does not hold."""
+        """Show the tally, leave the execution record, and fail if a claim does not hold."""
         verdicts = [entry.record()["verdict"] for entry in self.claims]
         tally = ", ".join(
             f"{verdicts.count(v)} {v}"

@@ -15,8 +15,9 @@ import click
 def _sentences() -> Iterator[None]:
     """Errors that a person can act on: exit 2 for bad input, 1 for a failure, 130 for Ctrl-C."""
     try:
+        from cotflow.book.notebooks import CellFailure
         from cotflow.book.parameters import ParameterError
-        from cotflow.book.runs import BadInput, CellFailure
+        from cotflow.book.tree import BadInput
 
         try:
             yield
@@ -71,7 +72,7 @@ def run(
 ) -> None:
     """Execute CHAPTER and report whether its claims hold.
 
-    Example: cotflow run depth-limit --profile quick -p depths "[8, 32]" -p seed 1
+    Example: cotflow run depth-limit --profile smoke -p depths "[8, 32]" -p iterations 40
     """
     with _sentences():
         from cotflow.book import parameters, runs
@@ -91,16 +92,17 @@ def run(
 def list_() -> None:
     """Chapters with their titles, and profiles with what they are for."""
     with _sentences():
-        from cotflow.book import runs
+        from cotflow.book import profiles, tree
 
-        root = runs.book_root()
-        known = runs.chapters(root)
-        profiles = [
-            (name, runs.profile(root, name).description) for name in runs.profile_names(root)
+        root = tree.book_root()
+        known = tree.chapters(root)
+        described = [
+            (name, profiles.profile(root, name).description)
+            for name in profiles.profile_names(root)
         ]
         _table([("chapter", "title"), *((name, known[name].title) for name in known)])
         click.echo()
-        _table([("profile", "description"), *profiles])
+        _table([("profile", "description"), *described])
 
 
 @main.command(name="parameters")
@@ -108,9 +110,9 @@ def list_() -> None:
 def parameters_(chapter: str) -> None:
     """Parameters of CHAPTER: name, type, default and what it is."""
     with _sentences():
-        from cotflow.book import runs
+        from cotflow.book import tree
 
-        declared = runs.chapter(runs.book_root(), chapter).parameters
+        declared = tree.chapter(tree.book_root(), chapter).parameters
         rows = [(p.name, p.annotation, str(p.default), p.help) for p in declared]
         _table([("name", "type", "default", "help"), *rows])
 
@@ -121,16 +123,17 @@ def parameters_(chapter: str) -> None:
 def notebooks(chapters: tuple[str, ...], check: bool) -> None:
     """Regenerate the paired notebooks of CHAPTERS, or of all, from their texts."""
     with _sentences():
-        from cotflow.book import runs
+        from cotflow.book import tree
+        from cotflow.book.notebooks import differs, regenerate
 
-        root = runs.book_root()
-        chosen = [runs.chapter(root, name) for name in chapters or runs.chapters(root)]
+        root = tree.book_root()
+        chosen = [tree.chapter(root, name) for name in chapters or tree.chapters(root)]
         if check:
-            stale = [source.name for source in chosen if runs.differs(source)]
+            stale = [source.name for source in chosen if differs(source)]
             for name in stale:
                 click.echo(f"{name}: the notebook differs from the text", err=True)
             sys.exit(1 if stale else 0)
         for source in chosen:
-            checked = runs.regenerate(source)
+            checked = regenerate(source)
             where = source.paired.relative_to(root)
             click.echo(f"{where}: compared cells: {checked}")

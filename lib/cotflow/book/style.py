@@ -1,4 +1,4 @@
-"""One look for all figures: opaque ground, readable in a light and in a dark page, colour-blind safe."""
+"""One look for all figures: opaque ground for light and dark pages, colour-blind safe."""
 
 from __future__ import annotations
 
