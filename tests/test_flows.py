@@ -1,6 +1,8 @@
 """Gradient flows: against gradient descent, an independent solver and the energy identity."""
 
 import math
+import subprocess
+import sys
 import weakref
 from dataclasses import replace
 
@@ -394,3 +396,17 @@ def test_runs_on_the_device_in_both_precisions(device):
         assert distance(result.weights.to(dtype=torch.float64, device="cpu"), exact.weights) < (
             tolerance
         )
+
+
+def test_the_published_flow_at_depth_16384_fits_in_4_gigabytes():
+    """Memory does not grow with the number of steps (above), so that two steps tell for 500."""
+    code = """
+import resource, torch
+from cotflow import gradient_flow, published
+torch.set_num_threads(1)
+e = published("figure 1", 2**14, seed=0)
+gradient_flow(e.net, e.weights, e.x, e.y, step=0.01, horizon=0.02)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 4
