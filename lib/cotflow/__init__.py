@@ -11,7 +11,7 @@ from cotflow.data import gaussian_data, published
 from cotflow.depth import distance_to_reference, interpolate
 from cotflow.flows import EULER, HEUN, RK4, DivergenceError, flow, frobenius_clip, gradient_flow
 from cotflow.initial import GaussianPath, Sizes, independent, smooth, tied
-from cotflow.network import ResidualNet, Weights, marion_net, mean_field_net
+from cotflow.network import ResidualNet, Weights, marion_net, mean_field_net, stack
 from cotflow.observables import gaps, largest_gap, largest_norm, squared_gaps
 from cotflow.rates import loglog_slope, mean_interval
 from cotflow.transport import (
@@ -63,5 +63,6 @@ __all__ = [
     "published",
     "smooth",
     "squared_gaps",
+    "stack",
     "tied",
 ]

@@ -24,7 +24,7 @@ class Gradient:
     velocity : −r ∂_θℓ for every trained parameter θ, r from :meth:`ResidualNet.rates`.
     slope_squared : |∂ℓ|² = Σ_θ r |∂_θℓ|², the squared metric slope; dℓ/dt = −|∂ℓ|² along the flow.
     states : h_0..h_L.
-    adjoints : p_0..p_L, with p_L = 2 c_ℓ Bᵀ(F − y) and p_{k−1} = p_k + ∂₁f(h_{k−1}, Z_k)ᵀ p_k.
+    adjoints : p_0..p_L, p_L = 2 c_ℓ Bᵀ(F − y) and p_{k−1} = p_k + (1/L) ∂₁f(h_{k−1}, Z_k)ᵀ p_k.
         The factor 1/n is not in p, as in [M].
     """
 

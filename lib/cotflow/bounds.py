@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -38,8 +39,8 @@ def worst_case(
     ‖V‖_F + ‖W‖_F ≤ M, |x| ≤ M_X, |y| ≤ M_Y and H = e^{K₁} M M_X.
 
     With c = c_m c_q and C_σ = sup|σ″|:  K₁ = cK_σM²/4,  K₂ = cK_σMH,
-    K′ = max(cK_σH + c c_q C_σ M H², cK_σM + c c_q C_σ M²H/4),
-    α = 2e^κ K′ M (e^κ M² M_X + M_Y), all read for the loss (1/n)Σ|F − y|².
+    K′ = max(cK_σH, c c_q C_σ M H², cK_σM + c c_q C_σ M²H/4),
+    α = 2 c_ℓ e^κ K′ M (e^κ M² M_X + M_Y).
     """
     sigma, ln10 = net.activation, math.log(10.0)
     c_q = net.input_scale(weights.state)
@@ -48,21 +49,18 @@ def worst_case(
     log_H = K1 + math.log(bound * x_bound)
     log_K2 = math.log(c * sigma.lipschitz * bound) + log_H
     log_kappa = max(math.log(K1), log_K2)
-    log_K_prime = (
-        log_H
-        + math.log(c)
-        + max(
-            math.log(sigma.lipschitz),
-            math.log(max(c_q * sigma.curvature * bound, 1e-300)) + log_H,
-        )
+    log_M, first = math.log(bound), math.log(c * sigma.lipschitz)
+    second = math.log(max(c * c_q * sigma.curvature, 1e-300))
+    log_K_prime = max(
+        first + log_H,
+        second + log_M + 2 * log_H,
+        float(np.logaddexp(first + log_M, second + 2 * log_M + log_H - math.log(4.0))),
     )
     kappa = math.exp(log_kappa) if log_kappa < 700 else math.inf
-    log_alpha = (
-        math.log(2.0 * bound)
-        + kappa
-        + log_K_prime
-        + max(kappa + 2 * math.log(bound) + math.log(x_bound), math.log(y_bound))
-    )
+    last = kappa + 2 * log_M + math.log(x_bound)
+    if kappa < math.inf:
+        last = float(np.logaddexp(last, math.log(y_bound)))
+    log_alpha = math.log(2.0 * net.loss_factor) + log_M + kappa + log_K_prime + last
     return WorstCase(K1, log_kappa / ln10, log_alpha / ln10)
 
 
@@ -84,9 +82,9 @@ def gap_growth(
             f"second derivative; received depth {depth}, activation {sigma.name!r}"
         )
     c_q = net.input_scale(weights.state)
-    c_m = net.residual_scale(1, weights.width)
+    c_m = net.residual_scale(depth, weights.width)
     rates = net.rates(weights)
-    r_V, r_W = rates.get("V", 0.0) / depth * c_m, rates.get("W", 0.0) / depth * c_m * c_q
+    r_V, r_W = rates.get("V", 0.0) * c_m, rates.get("W", 0.0) * c_m * c_q
     K, C = sigma.lipschitz, sigma.curvature
 
     def pair(values: Tensor) -> tuple[Tensor, Tensor]:

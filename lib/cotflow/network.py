@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -72,6 +72,12 @@ class Weights:
     def to(self, **kwargs) -> Weights:
         """The same weights with another dtype or on another device."""
         return replace(self, **{name: value.to(**kwargs) for name, value in self.tensors().items()})
+
+
+def stack(runs: Sequence[Weights]) -> Weights:
+    """Independent runs of equal shape on one leading axis."""
+    names = runs[0].tensors()
+    return Weights(**{name: torch.stack([getattr(run, name) for run in runs]) for name in names})
 
 
 @dataclass(frozen=True)
