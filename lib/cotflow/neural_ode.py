@@ -47,7 +47,7 @@ def solve(
         z = torch.matmul(h, w.mT) * net.input_scale(w.shape[-1])
         return torch.matmul(net.activation(z), v.mT) * net.residual_scale(1, v.shape[-1])
 
-    return odeint(velocity, h0, s.to(h0.dtype), rtol=tolerance, atol=tolerance, method="dopri5")
+    return odeint(velocity, h0, s.to(h0), rtol=tolerance, atol=tolerance, method="dopri5")
 
 
 def sample_layers(
