@@ -3,6 +3,12 @@
 One direction: data → initial law → network → flow → observables → claim.
 """
 
+import os
+
+# Tensors of many megabytes come in large pages where torch can ask for them (Linux, CPU): a step
+# at great depth otherwise spends its time on page faults. Heeded only before torch's first tensor.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
 from cotflow import bounds, neural_ode
 from cotflow.activations import GELU, IDENTITY, RELU, TANH, activation
 from cotflow.adjoint import gradient

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cotflow import compiled
+from cotflow.activations import ACTIVATIONS
 from cotflow.network import LAYERED, ResidualNet, Weights
-
-# Layers whose activations are differentiated at once: a few hundred kilobytes fit the cache.
-BLOCK = 64
+from cotflow.sweeps import PlainSweep
 
 
 @dataclass(frozen=True)
@@ -41,71 +42,58 @@ def gradient(
     weights: Weights,
     x: Float[Tensor, "*data n d"],
     y: Float[Tensor, "*data n dy"],
+    *,
+    backend: Literal["auto", "plain", "compiled"] = "auto",
 ) -> Gradient:
     """∂_{Z_k}ℓ = (1/(nL)) Σ_i ∂₂f(h_{k−1,i}, Z_k)ᵀ p_{k,i}, exact to rounding for every depth.
 
     The state *before* a layer meets the adjoint *after* it; any other pairing is off by O(1/L).
 
-    Shapes: data may omit the run axes, they then serve every run.
-    Cost: two products a layer forward, two backward, and two batched over all layers;
-    memory O(L n (q + m)).
+    Parameters
+    ----------
+    x, y : data; they may omit the run axes, and then serve every run.
+    backend : "plain" is the torch loop over layers; "compiled" uses a C kernel built for these
+        sizes (CPU, real numbers, the four activations); "auto" takes the kernel where there is a
+        compiler and enough work. Both agree to rounding.
+
     Source: [M] §3 and appendix; the printed backward recurrence there lacks a transpose.
     """
-    depth, q, m, n = weights.depth, weights.state, weights.width, x.shape[-2]
-    scale, input_scale = net.residual_scale(depth, m), net.input_scale(q)
+    n = x.shape[-2]
+    h0 = torch.matmul(x, weights.A.mT)
+    runs = torch.broadcast_shapes(h0.shape[:-2], weights.V.shape[:-3])
+    h0 = h0.expand(*runs, *h0.shape[-2:])
+    sweep = _engine(backend, net, weights, x)(net, weights, h0)
 
-    h = torch.matmul(x, weights.A.mT)
-    runs = torch.broadcast_shapes(h.shape[:-2], weights.V.shape[:-3])
-    # One flat run axis, and layers first: every layer is then one contiguous batch of products.
-    V, W = (
-        value.expand(*runs, *value.shape[-3:]).reshape(-1, *value.shape[-3:]).movedim(1, 0).unbind()
-        for value in (weights.V, weights.W)
-    )
-    batch = V[0].shape[0]
-    states = h.new_empty((depth + 1, batch, n, q))
-    z = h.new_empty((depth, batch, n, m))
-    features = torch.empty_like(z)
-    states[0] = h.expand(*runs, n, q).reshape(-1, n, q)
-    for k, (before, after, pre, feature) in enumerate(
-        zip(states[:-1].unbind(), states[1:].unbind(), z.unbind(), features.unbind(), strict=True)
-    ):
-        torch.bmm(before, W[k].mT, out=pre).mul_(input_scale)
-        if weights.b is not None:
-            pre += weights.b[..., k, None, :].expand(*runs, 1, m).reshape(-1, 1, m)
-        feature.copy_(net.activation(pre))
-        torch.baddbmm(before, feature, V[k].mT, alpha=scale, out=after)
-
-    h = states[depth].reshape(*runs, n, q)
+    h = sweep.states[..., -1, :, :]
     error = torch.matmul(h, weights.B.mT) - y
     loss = net.loss_factor * error.square().sum(-1).mean(-1)
-    # σ′ overwrites its argument, a block of layers at a time: z is not needed again.
-    for block in z.split(BLOCK):
-        block.copy_(net.activation.derivative(block))
-    sensitivities = z
-    adjoints = torch.empty_like(states)
-    adjoints[depth] = torch.matmul(error, weights.B).mul_(2.0 * net.loss_factor).reshape(-1, n, q)
-    p = adjoints.unbind()
-    for k, sensitivity in reversed(list(enumerate(sensitivities.unbind()))):
-        sensitivity.mul_(torch.bmm(p[k + 1], V[k]))
-        torch.baddbmm(p[k + 1], sensitivity, W[k], alpha=scale * input_scale, out=p[k])
+    adjoints = sweep.backward(torch.matmul(error, weights.B).mul_(2.0 * net.loss_factor))
 
-    def per_run(layers: Tensor) -> Tensor:
-        """(L, flat runs, …) → (*runs, L, …)."""
-        return layers.movedim(0, 1).reshape(*runs, *layers.shape[:1], *layers.shape[2:])
+    rates = net.rates(weights)
+    velocity = sweep.partials({name: -rate for name, rate in rates.items() if name in LAYERED})
+    if "A" in rates:
+        velocity["A"] = torch.matmul(adjoints[..., 0, :, :].mT, x).mul_(-rates["A"] / n)
+    if "B" in rates:
+        factor = -2.0 * net.loss_factor * rates["B"] / n
+        velocity["B"] = torch.matmul(error.mT, h).mul_(factor)
+    slope_squared = torch.zeros_like(loss)
+    for name, value in velocity.items():
+        axes = tuple(range(-3 if name in ("V", "W") else -2, 0))
+        slope_squared = slope_squared + value.square().sum(axes) / rates[name]
+    return Gradient(loss, velocity, slope_squared, sweep.states, adjoints)
 
-    partial = {
-        "A": lambda: torch.matmul(adjoints[0].reshape(*runs, n, q).mT, x).div_(n),
-        "V": lambda: per_run(torch.matmul(adjoints[1:].mT, features).mul_(scale / n)),
-        "W": lambda: per_run(
-            torch.matmul(sensitivities.mT, states[:-1]).mul_(scale * input_scale / n)
-        ),
-        "b": lambda: per_run(sensitivities.sum(-2).mul_(scale / n)),
-        "B": lambda: torch.matmul(error.mT, h).mul_(2.0 * net.loss_factor / n),
-    }
-    velocity, slope_squared = {}, torch.zeros_like(loss)
-    for name, rate in net.rates(weights).items():
-        value = partial[name]()
-        axes = tuple(range(-3 if name in LAYERED and name != "b" else -2, 0))
-        slope_squared = slope_squared + rate * value.square().sum(axes)
-        velocity[name] = value.mul_(-rate)
-    return Gradient(loss, velocity, slope_squared, per_run(states), per_run(adjoints))
+
+def _engine(backend: str, net: ResidualNet, weights: Weights, x: Tensor) -> type:
+    if backend == "plain":
+        return PlainSweep
+    if backend == "compiled":
+        if not compiled.supports(net, weights, x):
+            raise ValueError(
+                "backend 'compiled': expected float32 or float64 tensors on the CPU and one of the "
+                f"activations {', '.join(ACTIVATIONS)}, received {x.dtype} on {x.device} with "
+                f"{net.activation.name}"
+            )
+        return compiled.CompiledSweep
+    if backend != "auto":
+        raise ValueError(f"backend: expected auto, plain or compiled, received {backend!r}")
+    return compiled.CompiledSweep if compiled.available(net, weights, x) else PlainSweep

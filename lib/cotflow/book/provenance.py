@@ -37,5 +37,5 @@ def library_hash() -> str:
 
     A cached execution is valid only while this value stays the same.
     """
-    sources = file_hash(*sorted(LIBRARY.rglob("*.py")))
+    sources = file_hash(*sorted([*LIBRARY.rglob("*.py"), *LIBRARY.rglob("*.c")]))
     return hashlib.sha256(f"{sources} {versions()}".encode()).hexdigest()[:12]
