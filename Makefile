@@ -9,12 +9,13 @@ PIP_ARGS ?=
 BIN := .venv/bin
 PAGE := _build/html/index.html
 
-.PHONY: help book test notebooks setup clean
+.PHONY: help book test notebooks bench setup clean
 
 help:
 	@echo "make book       build the book into _build/html (sets up .venv first, if needed)"
 	@echo "make test       ruff and all tests (sets up .venv first, if needed)"
 	@echo "make notebooks  write the chapters as notebooks"
+	@echo "make bench      measure the cost of a step into book/benchmarks (JAX is compared if installed)"
 	@echo "make setup      only .venv, with the pinned packages and the library"
 	@echo "make clean      remove what was built, and every cached execution"
 	@echo
@@ -41,6 +42,9 @@ test: setup
 
 notebooks: setup
 	@$(BIN)/cotflow notebooks
+
+bench: setup
+	@$(BIN)/cotflow bench
 
 setup: .venv/installed
 

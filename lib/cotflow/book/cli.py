@@ -137,3 +137,20 @@ def notebooks(chapters: tuple[str, ...], check: bool) -> None:
             checked = regenerate(source)
             where = source.paired.relative_to(root)
             click.echo(f"{where}: compared cells: {checked}")
+
+
+@main.command()
+@click.option("-o", "output", type=click.Path(path_type=Path, dir_okay=False), help="Record file.")
+def bench(output: Path | None) -> None:
+    """Measure the cost of a step and write the record that the book shows.
+
+    Takes about five minutes; nothing else should run meanwhile.
+    """
+    with _sentences():
+        from cotflow.book import bench, tree
+
+        output = output or tree.book_root() / "book" / "benchmarks" / "steps.json"
+        if not output.resolve().parent.is_dir():
+            raise tree.BadInput(f"expected a file in an existing folder, received {output}")
+        bench.record(output, click.echo)
+    click.echo(f"record: {output}")

@@ -12,8 +12,9 @@ LIBRARY = Path(__file__).resolve().parents[1]
 
 
 def versions() -> dict[str, str]:
-    """Installed version of every direct dependency of the library, and of Python."""
-    names = sorted({re.match(r"[\w.-]+", entry)[0] for entry in metadata.requires("cotflow") or ()})
+    """Installed version of every pinned direct dependency of the library, and of Python."""
+    required = [e for e in metadata.requires("cotflow") or () if 'extra == "bench"' not in e]
+    names = sorted({re.match(r"[\w.-]+", entry)[0] for entry in required})
     found = {}
     for name in names:
         try:
