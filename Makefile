@@ -55,7 +55,8 @@ setup: .venv/installed
 	@$(PYTHON) -m venv .venv || { \
 	  echo "'$(PYTHON) -m venv' failed: on Debian and Ubuntu it needs the package python3-venv." >&2; exit 1; }
 	@echo "[2/3] Installing the pinned packages and the library; the first time takes some minutes."
-	@$(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) -r requirements.txt
+	@$(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) -r requirements.txt \
+	  | sed -n -e 's/^Collecting \([^ ]*\).*/      \1/p' -e 's/^Installing collected packages.*/      unpacking/p'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --no-deps -e .
 	@touch $@
 

@@ -113,8 +113,8 @@ def test_a_run_whose_claims_hold_exits_0_and_leaves_its_four_files(book):
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     lines = done.stdout.splitlines()
-    assert " ".join(lines[1].split()) == "holds [M] Prop. 3 ≤ 10 2 [2, 2] bounded"
-    assert lines[2].startswith("not tested here  [B] Thm. 1")
+    assert " ".join(lines[1].split()) == "holds bounded ≤ 10 2 0 [M] Prop. 3"
+    assert lines[2].startswith("not tested here  unbounded")
     assert lines[-1] == f"outputs: {book / 'out'}"
     assert sorted(path.name for path in (book / "out").iterdir()) == [
         "claims.json",
@@ -142,7 +142,8 @@ def test_a_claim_that_does_not_hold_exits_1_and_is_shown(book):
     done = cotflow(book, "run", "tiny-rate", "-p", "bound", "1e-2", "-o", "missed")
     assert done.returncode == 1
     assert done.stdout.splitlines()[1].startswith("fails")
-    assert "claims that do not hold in this execution: bounded fails" in done.stderr
+    assert "bounded fails: [" in done.stderr
+    assert "traceback" not in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert json.loads((book / "missed/claims.json").read_text())[0]["verdict"] == "fails"
 
@@ -269,6 +270,21 @@ def test_an_interrupt_exits_130_and_leaves_nothing(tmp_path):
     assert process.returncode == 130
     assert err == "Interrupted: nothing half-written was left behind.\n"
     assert out == ""
+    assert tree(root) == before
+
+
+def test_parameters_that_do_not_fit_together_exit_2_and_leave_nothing(tmp_path):
+    root = tmp_path / "book"
+    check = (
+        "from cotflow.book import Chapter\n"
+        'chapter = Chapter("picky", globals())\n'
+        'chapter.require(low < high, f"low: expected less than high = {high}, received {low}")'
+    )
+    write_chapter(root, "picky", ("parameters", "low: int = 1\nhigh: int = 2"), ("", check))
+    before = tree(root)
+    done = cotflow(root, "run", "picky", "-p", "low", "5")
+    assert done.returncode == 2
+    assert done.stderr == "low: expected less than high = 2, received 5\n"
     assert tree(root) == before
 
 

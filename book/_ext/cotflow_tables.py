@@ -82,9 +82,9 @@ def claim_row(record: dict, uri: str) -> list[Content]:
     said = [*statement(record["statement"]), nodes.Text(" "), source]
     mark = link(verdict(record), uri)
     if record["verdict"] == "not tested here":
-        return [said, "–", "–", "–", mark]
+        return [mark, said, "–", "–", "–"]
     predicted = [nodes.Text(f"{SIGNS[record['relation']]} "), *figure(record["predicted"])]
-    return [said, predicted, measured(record), figure(record["tolerance"]), mark]
+    return [mark, said, predicted, measured(record), figure(record["tolerance"])]
 
 
 def anchor(record: dict) -> str:
@@ -95,7 +95,7 @@ def ledger(
     chapters: Iterable[Executed], title: Callable[[str], str], uri: Callable[[str], str]
 ) -> list[nodes.Node]:
     """One table of claims for each chapter; every verdict leads to the cell that found it."""
-    head = ("claim and its source", "predicted", "measured", "tolerance", "verdict")
+    head = ("verdict", "claim and its source", "predicted", "measured", "tolerance")
     shown: list[nodes.Node] = []
     for chapter in chapters:
         page = uri(chapter.docname)
@@ -141,7 +141,8 @@ def execution_record(
         parameters = ", ".join(f"{key} = {value}" for key, value in record["parameters"].items())
         rows = [
             ("started (UTC)", record["started"].replace("T", " ").removesuffix("+00:00")),
-            ("execution", f"{record['seconds']:g} s"),
+            ("execution of its cells", f"{record['seconds']:g} s"),
+            ("machine", record["machine"]),
             ("device", record["device"]),
             ("threads", str(record["threads"])),
             ("parameters", nodes.literal("", parameters) if parameters else "none"),

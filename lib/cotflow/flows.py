@@ -110,7 +110,7 @@ def flow(
 
     Raises
     ------
-    DivergenceError : the loss of a run is no longer a finite number.
+    DivergenceError : the loss of a run is not a number, or too large for its squares to be one.
     """
     if not (step > 0 and math.isfinite(step)):
         raise ValueError(f"flow: expected a finite step > 0, received {step}")
@@ -122,12 +122,13 @@ def flow(
 
     def evaluate(at: Weights, index: int) -> tuple[Gradient, dict[str, Tensor]]:
         result = gradient(net, at, x, y)
-        if not bool(torch.isfinite(result.loss).all()):
+        # Squares of weights overflow long before the loss does.
+        if not bool((result.loss < torch.finfo(result.loss.dtype).max ** 0.5).all()):
             norm = torch.stack([value.abs().max() for value in at.tensors().values()]).max()
             raise DivergenceError(
                 f"the flow diverged near time {index * step:.4g} (step {index} of {count}): the "
-                f"loss is not finite and the largest weight entry is {norm:.3g}. Use a step below "
-                f"{step:.3g}, a shorter horizon, or clip=frobenius_clip(radius)."
+                f"loss is {result.loss.max():.3g} and the largest weight entry is {norm:.3g}. Use "
+                f"a step below {step:.3g}, a shorter horizon, or clip=frobenius_clip(radius)."
             )
         return result, result.velocity if clip is None else clip(result.velocity)
 

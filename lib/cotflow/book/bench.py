@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -131,19 +130,11 @@ def peak_memory() -> list[list[float]]:
     return rows
 
 
-def processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
 def record(output: Path, say: Callable[[str], None] = print) -> None:
     """Run every benchmark and write the record."""
     result = {
         "date": datetime.now(UTC).date().isoformat(),
-        "machine": f"{processor()}, {os.cpu_count()} cores",
+        "machine": provenance.machine(),
         "versions": provenance.versions(),
     }
     cores = os.cpu_count() or 1

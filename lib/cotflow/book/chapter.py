@@ -16,6 +16,12 @@ from cotflow.claims import Claim, Untested
 CLAIM_MIME = "application/vnd.cotflow.claim+json"
 EXECUTION_MIME = "application/vnd.cotflow.execution+json"
 MARKS = {"holds": "✔", "inconclusive": "?", "fails": "✘", "not tested here": "–"}
+TALLY = {
+    "holds": "hold",
+    "inconclusive": "inconclusive",
+    "fails": "fail",
+    "not tested here": "not tested here",
+}
 SIGNS = {"equals": "=", "at most": "≤", "at least": "≥"}
 
 
@@ -71,6 +77,22 @@ def card(record: dict) -> str:
     )
 
 
+class ClaimsDoNotHold(AssertionError):
+    """Some claims of an execution are inconclusive or fail: a result, not a crash."""
+
+
+def shortfall(claim: Claim) -> str:
+    """One sentence on why a claim does not hold."""
+    shown = f"[{claim.low:.4g}, {claim.high:.4g}]"
+    allowed = {
+        "equals": f"{claim.predicted:.4g} ± {claim.tolerance:.4g}",
+        "at most": f"the numbers ≤ {claim.predicted + claim.tolerance:.4g}",
+        "at least": f"the numbers ≥ {claim.predicted - claim.tolerance:.4g}",
+    }[claim.relation]
+    word = {"inconclusive": "is inconclusive", "fails": "fails"}[claim.verdict]
+    return f"{claim.name} {word}: {shown} is not inside {allowed}"
+
+
 class Chapter:
     """Opens a chapter: checks its parameters, starts the clock, sets the style of figures.
 
@@ -91,6 +113,11 @@ class Chapter:
         self._started = datetime.now(UTC)
         self._clock = time.perf_counter()
         style.use()
+
+    def require(self, met: bool, sentence: str) -> None:
+        """Refuse parameters that do not fit together, with a sentence that says what would."""
+        if not met:
+            raise parameters.ParameterError(sentence)
 
     def claim(self, **fields) -> None:
         """Record a :class:`cotflow.claims.Claim` and show it where the cell stands."""
@@ -122,9 +149,7 @@ class Chapter:
         """Show the tally, leave the execution record, and fail if a claim does not hold."""
         verdicts = [entry.record()["verdict"] for entry in self.claims]
         tally = ", ".join(
-            f"{verdicts.count(v)} {v}"
-            for v in ("holds", "inconclusive", "fails", "not tested here")
-            if v in verdicts
+            f"{verdicts.count(v)} {shown}" for v, shown in TALLY.items() if v in verdicts
         )
         device = str(self.parameters.get("device", "cpu"))
         if device.startswith("cuda"):
@@ -134,6 +159,7 @@ class Chapter:
             "started": self._started.isoformat(timespec="seconds"),
             "seconds": round(time.perf_counter() - self._clock, 1),
             "device": device,
+            "machine": provenance.machine(),
             "threads": torch.get_num_threads(),
             "versions": provenance.versions(),
             "library_hash": provenance.library_hash(),
@@ -141,9 +167,9 @@ class Chapter:
         }
         display({"text/plain": f"claims: {tally}", EXECUTION_MIME: record}, raw=True)
         missed = [
-            f"{entry.name} {verdict}"
+            shortfall(entry)
             for entry, verdict in zip(self.claims, verdicts, strict=True)
             if verdict in ("inconclusive", "fails")
         ]
         if missed:
-            raise AssertionError(f"claims that do not hold in this execution: {'; '.join(missed)}")
+            raise ClaimsDoNotHold("; ".join(missed))

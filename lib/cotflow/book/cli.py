@@ -45,14 +45,19 @@ def _table(rows: Sequence[Sequence[str]]) -> None:
 def _claim_row(claim: dict) -> tuple[str, ...]:
     from cotflow.book.chapter import SIGNS
 
-    predicted = measured = "–"
+    predicted = measured = tolerance = "–"
     if "measured" in claim:
         number = {
-            key: f"{float(claim[key]):.4g}" for key in ("predicted", "measured", "low", "high")
+            key: f"{float(claim[key]):.4g}"
+            for key in ("predicted", "measured", "low", "high", "tolerance")
         }
         predicted = f"{SIGNS[claim['relation']]} {number['predicted']}"
-        measured = f"{number['measured']} [{number['low']}, {number['high']}]"
-    return (claim["verdict"], claim["provenance"], predicted, measured, claim["name"])
+        measured, tolerance = number["measured"], number["tolerance"]
+        if number["low"] != number["high"]:
+            measured += f" [{number['low']}, {number['high']}]"
+    return (
+        claim["verdict"], claim["name"], predicted, measured, tolerance, claim["provenance"]
+    )  # fmt: skip
 
 
 @click.group()
@@ -80,10 +85,10 @@ def run(
         overrides = {name: parameters.parse_value(text) for name, text in values}
         done = runs.run(chapter, profile, overrides, output)
     if done.claims:
-        head = ("verdict", "provenance", "predicted", "measured [low, high]", "claim")
+        head = ("verdict", "claim", "predicted", "measured [low, high]", "tolerance", "source")
         _table([head, *map(_claim_row, done.claims)])
     if done.failure:
-        click.echo(f"{done.failure}; the traceback is in the notebook.", err=True)
+        click.echo(done.failure, err=True)
     click.echo(f"outputs: {done.output}")
     sys.exit(0 if done.holds else 1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 import re
 from importlib import metadata
@@ -22,6 +23,16 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return {"python": platform.python_version(), **found}
+
+
+def machine() -> str:
+    """Processor, number of cores and system."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        name = platform.processor() or platform.machine()
+    return f"{name}, {os.cpu_count()} cores, {platform.system()}"
 
 
 def file_hash(*paths: Path) -> str:

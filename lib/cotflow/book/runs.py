@@ -133,8 +133,14 @@ def execute(source: Source, folder: Path, given: dict) -> tuple[NotebookNode, st
             extra_arguments=["--log-level=CRITICAL"],
         )
     except papermill.PapermillExecutionError as error:
-        what = " ".join(f"{error.ename}: {error.evalue}".split())
-        failure = f"cell [{error.exec_count}] of {source.name} stopped with {what}"
+        if error.ename == "ParameterError":
+            raise BadInput(error.evalue) from None
+        if error.ename == "ClaimsDoNotHold":
+            failure = error.evalue
+        else:
+            what = " ".join(f"{error.ename}: {error.evalue}".split())
+            failure = f"cell [{error.exec_count}] of {source.name} stopped with {what}"
+            failure += "; the traceback is in the notebook."
     except DeadKernelError:
         failure = f"the process that executed {source.name} died"
     notebook = nbformat.read(executed, as_version=4)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+from matplotlib.ticker import NullLocator
 
 INK = "#1b2330"
 PAPER = "#fbfaf7"
@@ -61,6 +63,12 @@ def power_law(ax: Any, x: float, y: float, to: float, slope: float, label: str) 
     ax.annotate(
         label, (to, end), xytext=(4, 0), textcoords="offset points", va="center", fontsize=9
     )
+
+
+def label_sizes(ax: Any, at: Sequence[float], labels: Sequence[int] | None = None) -> None:
+    """Ticks of the horizontal axis at the sizes that were run, and nowhere else."""
+    ax.set_xticks(at, [str(label) for label in labels or at])
+    ax.xaxis.set_minor_locator(NullLocator())
 
 
 def shades(count: int) -> list:
