@@ -12,10 +12,21 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 from cotflow import bounds, neural_ode
 from cotflow.activations import GELU, IDENTITY, RELU, TANH, activation
 from cotflow.adjoint import gradient
+from cotflow.checkpoint import Checkpoint
 from cotflow.claims import Claim, Untested
 from cotflow.data import gaussian_data, published
 from cotflow.depth import distance_to_reference, interpolate
-from cotflow.flows import EULER, HEUN, RK4, DivergenceError, flow, frobenius_clip, gradient_flow
+from cotflow.flows import (
+    BOGACKI_SHAMPINE,
+    EULER,
+    HEUN,
+    RK4,
+    RKC2,
+    DivergenceError,
+    flow,
+    frobenius_clip,
+    gradient_flow,
+)
 from cotflow.initial import GaussianPath, Sizes, independent, smooth, tied
 from cotflow.network import ResidualNet, Weights, marion_net, mean_field_net, stack
 from cotflow.observables import gaps, largest_gap, largest_norm, squared_gaps
@@ -29,13 +40,16 @@ from cotflow.transport import (
 )
 
 __all__ = [
+    "BOGACKI_SHAMPINE",
     "EULER",
     "GELU",
     "HEUN",
     "IDENTITY",
     "RELU",
     "RK4",
+    "RKC2",
     "TANH",
+    "Checkpoint",
     "Claim",
     "DivergenceError",
     "GaussianPath",

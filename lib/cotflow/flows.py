@@ -1,48 +1,61 @@
-"""Gradient flows in the layer metric: θ̇ = −r ∂_θℓ, by explicit Runge–Kutta methods."""
+"""Gradient flows in the layer metric: θ̇ = −r ∂_θℓ, by steps of fixed or controlled length."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cotflow.adjoint import Gradient, gradient
+from cotflow.adjoint import Gradient
+from cotflow.control import AdaptiveStep, FixedStep, FlowState
 from cotflow.network import ResidualNet, Weights
+from cotflow.runge_kutta import BOGACKI_SHAMPINE, EULER, HEUN, METHODS, RK4, RungeKutta
+from cotflow.schedule import schedule
+from cotflow.stabilised import RKC2, Chebyshev
+from cotflow.velocity import DivergenceError, NotFiniteError, VelocityField, frobenius_clip
 
+__all__ = [
+    "BOGACKI_SHAMPINE",
+    "EULER",
+    "HEUN",
+    "METHODS",
+    "RK4",
+    "RKC2",
+    "DivergenceError",
+    "FlowRecord",
+    "FlowState",
+    "Snapshot",
+    "flow",
+    "frobenius_clip",
+    "gradient_flow",
+]
 
-@dataclass(frozen=True)
-class RungeKutta:
-    """Explicit method: stage j sits at θ + η Σ_i a[j][i] v_i, the step is θ + η Σ_i b[i] v_i."""
-
-    name: str
-    order: int
-    a: tuple[tuple[float, ...], ...]
-    b: tuple[float, ...]
-
-
-# On a gradient flow, explicit Euler of step η is gradient descent with rate η·L (or η·L·m).
-EULER = RungeKutta("Euler", 1, ((),), (1.0,))
-HEUN = RungeKutta("Heun", 2, ((), (1.0,)), (0.5, 0.5))
-RK4 = RungeKutta("RK4", 4, ((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), (1 / 6, 1 / 3, 1 / 3, 1 / 6))
-METHODS = (EULER, HEUN, RK4)
-
-
-class DivergenceError(ArithmeticError):
-    """The flow left the range of numbers; names the time, the norm and a way out."""
+Clip = Callable[[dict[str, Tensor]], dict[str, Tensor]]
+Method = RungeKutta | Chebyshev
 
 
 @dataclass(frozen=True)
 class Snapshot:
     """The flow at one time, with the gradient there."""
 
-    time: float
-    step: int
-    weights: Weights
+    state: FlowState
     gradient: Gradient
+
+    @property
+    def time(self) -> float:
+        return self.state.time
+
+    @property
+    def step(self) -> int:
+        return self.state.step
+
+    @property
+    def weights(self) -> Weights:
+        return self.state.weights
 
     @property
     def loss(self) -> Tensor:
@@ -53,34 +66,38 @@ class Snapshot:
 class FlowRecord:
     """What a flow left: observables at the recorded times, the weights at the end, the cost.
 
-    ``observed[name]`` has the run axes first and the axis of times last.
+    Attributes
+    ----------
+    observed : by name; the run axes come first, the axis of times last.
+    step, tolerance : the one that was given, the other is None.
+    accepted, rejected : steps taken, and steps tried and taken back.
+    gradient_evaluations : all of them, those of rejected steps and of ρ included.
+    largest_stages : the most right-hand sides in one step.
+    error_estimate : Σ_n |e_n|, e_n the estimated local error of step n in the metric norm
+        (|A|² + (1/L)Σ_k|Z_k|² + |B|²)^½. It is the error at the horizon of a flow that neither
+        contracts nor expands; an estimate, not a bound, and blind to rounding.
     """
 
     times: Float[Tensor, " times"]
     observed: dict[str, Tensor]
     weights: Weights
-    method: RungeKutta
-    step: float
+    method: Method
+    step: float | None
+    tolerance: float | None
+    accepted: int
+    rejected: int
     gradient_evaluations: int
+    largest_stages: int
+    error_estimate: Float[Tensor, "*runs"]
 
 
-def frobenius_clip(radius: float) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
-    """π(G) = G · min(1, radius/‖G‖_F), matrix by matrix: bounded by the radius and 1-Lipschitz.
+@runtime_checkable
+class Keeper(Protocol):
+    """Where a run is kept, and taken up again: see :class:`cotflow.checkpoint.Checkpoint`."""
 
-    The clipped flow ([M] eq. (5)) applies it to each right-hand side.
-    """
-    if not radius > 0:
-        raise ValueError(f"clip: expected a radius > 0, received {radius}")
+    def restore(self, run: Mapping) -> tuple[FlowState, list[float], dict] | None: ...
 
-    def clip(velocity: dict[str, Tensor]) -> dict[str, Tensor]:
-        clipped = {}
-        for name, value in velocity.items():
-            axes = (-1,) if name == "b" else (-2, -1)
-            norm = torch.linalg.vector_norm(value, dim=axes, keepdim=True)
-            clipped[name] = value * (radius / norm.clamp_min(radius))
-        return clipped
-
-    return clip
+    def keep(self, state: FlowState, times: list[float], values: dict, *, last: bool) -> None: ...
 
 
 def flow(
@@ -89,71 +106,69 @@ def flow(
     x: Float[Tensor, "*data n d"],
     y: Float[Tensor, "*data n dy"],
     *,
-    step: float,
     horizon: float,
-    method: RungeKutta = EULER,
-    clip: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
+    step: float | None = None,
+    tolerance: float | None = None,
+    method: Method | None = None,
+    clip: Clip | None = None,
     every: int = 1,
+    times: Sequence[float] | None = None,
 ) -> Iterator[Snapshot]:
     """θ̇ = −r ∂_θℓ on [0, horizon], r the rates of the network's metric ([M] eq. (4), [B]).
 
-    Yields the state at times 0, every·step, 2·every·step, … and at the horizon. The weights of
-    past snapshots are never kept here: observe on the fly, or clone what you need.
+    Yields the state at times 0, every·step, 2·every·step, … and at the horizon; after every
+    accepted step with a tolerance; at the given ``times`` and no others if there are any. The
+    weights of past snapshots are never kept here: observe on the fly, or clone what you need.
 
     Parameters
     ----------
     step : flow time of one step η; the last one is not shortened, the horizon is rounded to a
-        whole number of steps.
-    method : :data:`EULER` (gradient descent with rate η·L or η·L·m), :data:`HEUN`, :data:`RK4`;
-        global error O(η^order) for σ smooth enough.
+        whole number of steps, and ``times`` are whole numbers of steps.
+    tolerance : instead of a step: each one is as long as its estimated error stays below
+        tolerance·(1 + |θ|) in the metric norm, in every run of a batch. All ``times`` and the
+        horizon are hit exactly, each by the end of a step.
+    method : with a step :data:`EULER` unless told (gradient descent with rate η·L or η·L·m), with
+        a tolerance :data:`RKC2`; or :data:`HEUN`, :data:`BOGACKI_SHAMPINE`, :data:`RK4`. Global
+        error O(η^order) for σ smooth enough.
     clip : applied to every right-hand side, see :func:`frobenius_clip`.
 
     Raises
     ------
     DivergenceError : the loss of a run is not a number, or too large for its squares to be one.
     """
-    if not (step > 0 and math.isfinite(step)):
-        raise ValueError(f"flow: expected a finite step > 0, received {step}")
-    if not (horizon > 0 and math.isfinite(horizon)):
-        raise ValueError(f"flow: expected a finite horizon > 0, received {horizon}")
-    if every < 1:
-        raise ValueError(f"flow: expected every ≥ 1, received {every}")
-    count = max(1, round(horizon / step))
-
-    def evaluate(at: Weights, index: int) -> tuple[Gradient, dict[str, Tensor]]:
-        result = gradient(net, at, x, y)
-        # Squares of weights overflow long before the loss does.
-        if not bool((result.loss < torch.finfo(result.loss.dtype).max ** 0.5).all()):
-            norm = torch.stack([value.abs().max() for value in at.tensors().values()]).max()
-            raise DivergenceError(
-                f"the flow diverged near time {index * step:.4g} (step {index} of {count}): the "
-                f"loss is {result.loss.max():.3g} and the largest weight entry is {norm:.3g}. Use "
-                f"a step below {step:.3g}, a shorter horizon, or clip=frobenius_clip(radius)."
-            )
-        return result, result.velocity if clip is None else clip(result.velocity)
-
-    for index in range(count):
-        first, velocity = evaluate(weights, index)
-        if index % every == 0:
-            yield Snapshot(index * step, index, weights, first)
-        stages = [velocity]
-        for row in method.a[1:]:
-            stages.append(evaluate(weights.plus(combine(stages, row), step), index)[1])
-        weights = weights.plus(combine(stages, method.b), step)
-    last, _ = evaluate(weights, count)
-    yield Snapshot(count * step, count, weights, last)
+    control, due = schedule(weights, step, tolerance, horizon, every, times)
+    field = VelocityField(net, x, y, clip)
+    for snapshot in march(field, method or default_method(step), control, weights):
+        if due(snapshot.state):
+            yield snapshot
 
 
-def combine(
-    stages: list[dict[str, Tensor]], coefficients: tuple[float, ...]
-) -> Mapping[str, Tensor]:
-    """Σ_i c_i v_i over the stages whose coefficient is not zero."""
-    if coefficients == (1.0,):
-        return stages[0]
-    return {
-        name: sum(c * v[name] for c, v in zip(coefficients, stages, strict=True) if c)
-        for name in stages[0]
-    }
+def march(
+    field: VelocityField,
+    method: Method,
+    control: FixedStep | AdaptiveStep,
+    weights: Weights,
+    state: FlowState | None = None,
+) -> Iterator[Snapshot]:
+    """Every step's end, from the given weights at time 0 on, or from after a given state on."""
+    try:
+        gradient, velocity = field(weights if state is None else state.weights)
+    except NotFiniteError as reason:
+        start = state or FlowState(weights, torch.zeros(()))
+        raise DivergenceError(control.sentence(start, reason)) from None
+    if state is None:
+        error = torch.zeros_like(gradient.loss, dtype=torch.float64)
+        state = FlowState(weights, error, evaluations=field.evaluations)
+        yield Snapshot(state, gradient)
+    field.evaluations = state.evaluations
+    while not control.done(state):
+        del gradient
+        state, gradient, velocity = control.advance(field, method, state, velocity)
+        yield Snapshot(state, gradient)
+
+
+def default_method(step: float | None) -> Method:
+    return RKC2 if step is None else EULER
 
 
 def gradient_flow(
@@ -162,31 +177,52 @@ def gradient_flow(
     x: Float[Tensor, "*data n d"],
     y: Float[Tensor, "*data n dy"],
     *,
-    step: float,
     horizon: float,
+    step: float | None = None,
+    tolerance: float | None = None,
     observe: Mapping[str, Callable[[Snapshot], Tensor]] | None = None,
-    method: RungeKutta = EULER,
-    clip: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
+    method: Method | None = None,
+    clip: Clip | None = None,
     every: int = 1,
+    times: Sequence[float] | None = None,
+    checkpoint: Keeper | None = None,
 ) -> FlowRecord:
     """Run :func:`flow` to the horizon and record observables; the loss is always among them.
 
-    Memory does not grow with the number of steps beyond the observed values.
+    Memory does not grow with the number of steps beyond the observed values. With a
+    ``checkpoint`` (:class:`cotflow.checkpoint.Checkpoint`) a run that was cut off goes on where
+    it was last kept, and its record is bit for bit that of an uninterrupted run.
     """
+    method = method or default_method(step)
+    control, due = schedule(weights, step, tolerance, horizon, every, times)
     observers = {"loss": lambda s: s.loss} | dict(observe or {})
-    times, values = [], {name: [] for name in observers}
-    for snapshot in flow(
-        net, weights, x, y, step=step, horizon=horizon, method=method, clip=clip, every=every
-    ):
-        times.append(snapshot.time)
-        for name, observer in observers.items():
-            # A clone, since an entry of V is a view that would keep all of V alive.
-            values[name].append(observer(snapshot).clone())
+    state, recorded, values = None, [], {name: [] for name in observers}
+    if checkpoint is not None:
+        run = {"net": net, "weights": weights, "x": x, "y": y, "control": control}
+        run |= {"method": method, "clip": clip, "every": every, "times": times and list(times)}
+        kept = checkpoint.restore(run | {"observed": list(observers)})
+        if kept is not None:
+            state, recorded, values = kept
+    for snapshot in march(VelocityField(net, x, y, clip), method, control, weights, state):
+        state = snapshot.state
+        if due(state):
+            recorded.append(state.time)
+            for name, observer in observers.items():
+                # A clone, since an entry of V is a view that would keep all of V alive.
+                values[name].append(observer(snapshot).clone())
+        del snapshot
+        if checkpoint is not None:
+            checkpoint.keep(state, recorded, values, last=control.done(state))
     return FlowRecord(
-        torch.tensor(times, dtype=torch.float64),
+        torch.tensor(recorded, dtype=torch.float64),
         {name: torch.stack(series, dim=-1) for name, series in values.items()},
-        snapshot.weights,
+        state.weights,
         method,
         step,
-        snapshot.step * len(method.b) + 1,
+        tolerance,
+        state.step,
+        state.rejected,
+        state.evaluations,
+        state.stages,
+        state.error,
     )
