@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cotflow.adaptive import AdaptiveStep
 from cotflow.adjoint import Gradient
-from cotflow.control import AdaptiveStep, FixedStep, FlowState
+from cotflow.control import FixedStep, FlowState
 from cotflow.network import ResidualNet, Weights
 from cotflow.runge_kutta import BOGACKI_SHAMPINE, EULER, HEUN, METHODS, RK4, RungeKutta
 from cotflow.schedule import schedule

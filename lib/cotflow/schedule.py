@@ -8,7 +8,8 @@ from itertools import pairwise
 
 import torch
 
-from cotflow.control import AdaptiveStep, FixedStep, FlowState
+from cotflow.adaptive import AdaptiveStep
+from cotflow.control import FixedStep, FlowState
 from cotflow.network import Weights
 
 
@@ -42,7 +43,7 @@ def schedule(
         raise ValueError("flow: every counts fixed steps; give either every or times")
     if times is not None:
         times = [float(time) for time in times]
-        inside = all(0.0 <= time <= horizon * (1 + 1e-12) for time in times)
+        inside = all(0.0 <= time <= horizon for time in times)
         if not (times and inside and all(a < b for a, b in pairwise(times))):
             raise ValueError(
                 f"flow: expected increasing times between 0 and the horizon {horizon:g}"
