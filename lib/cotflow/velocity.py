@@ -18,7 +18,7 @@ class DivergenceError(ArithmeticError):
 
 
 class NotFiniteError(ArithmeticError):
-    """The loss is not finite at some weights; carries the sentence that says so."""
+    """The loss is no number, or beyond all use, at some weights; carries the sentence about it."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class VelocityField:
 
     Raises
     ------
-    NotFiniteError : the loss of a run is no finite number.
+    NotFiniteError : the loss of a run is not a number, or too large for its squares to be one.
     """
 
     def __init__(
@@ -67,10 +67,11 @@ class VelocityField:
     def __call__(self, at: Weights) -> tuple[Gradient, dict[str, Tensor]]:
         result = gradient(self.net, at, self.x, self.y)
         self.evaluations += 1
-        if not bool(torch.isfinite(result.loss).all()):
+        # Squares of weights overflow long before the loss does.
+        if not bool((result.loss < torch.finfo(result.loss.dtype).max ** 0.5).all()):
             norm = torch.stack([value.abs().max() for value in at.tensors().values()]).max()
             raise NotFiniteError(
-                f"the loss is not finite and the largest weight entry is {norm:.3g}"
+                f"the loss is {result.loss.max():.3g} and the largest weight entry is {norm:.3g}"
             )
         return result, result.velocity if self.clip is None else self.clip(result.velocity)
 
