@@ -15,7 +15,7 @@ help:
 	@echo "make book       build the book into _build/html (sets up .venv first, if needed)"
 	@echo "make test       ruff and all tests (sets up .venv first, if needed)"
 	@echo "make notebooks  write the chapters as notebooks"
-	@echo "make bench      measure the cost of a step into book/benchmarks (JAX is compared if installed)"
+	@echo "make bench      measure the cost of a step for the chapter on solvers (JAX is compared if installed)"
 	@echo "make setup      only .venv, with the pinned packages and the library"
 	@echo "make clean      remove what was built, and every cached execution"
 	@echo

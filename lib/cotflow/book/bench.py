@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 
 import torch
@@ -130,12 +131,27 @@ def peak_memory() -> list[list[float]]:
     return rows
 
 
+def jax_version() -> dict[str, str]:
+    try:
+        return {"jax": metadata.version("jax")}
+    except metadata.PackageNotFoundError:
+        return {}
+
+
+RECORD = Path(__file__).with_name("benchmarks.json")
+
+
+def load() -> dict:
+    """The committed record."""
+    return json.loads(RECORD.read_text(encoding="utf-8"))
+
+
 def record(output: Path, say: Callable[[str], None] = print) -> None:
     """Run every benchmark and write the record."""
     result = {
         "date": datetime.now(UTC).date().isoformat(),
         "machine": provenance.machine(),
-        "versions": provenance.versions(),
+        "versions": provenance.versions() | jax_version(),
     }
     cores = os.cpu_count() or 1
     result["steps"] = []

@@ -154,7 +154,7 @@ def bench(output: Path | None) -> None:
     with _sentences():
         from cotflow.book import bench, tree
 
-        output = output or tree.book_root() / "book" / "benchmarks" / "steps.json"
+        output = output or bench.RECORD
         if not output.resolve().parent.is_dir():
             raise tree.BadInput(f"expected a file in an existing folder, received {output}")
         bench.record(output, click.echo)
