@@ -9,7 +9,7 @@ import os
 # at great depth otherwise spends its time on page faults. Heeded only before torch's first tensor.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
-from cotflow import bounds, neural_ode
+from cotflow import bounds, compiled, neural_ode
 from cotflow.activations import GELU, IDENTITY, RELU, TANH, activation
 from cotflow.adjoint import gradient
 from cotflow.checkpoint import Checkpoint
@@ -59,6 +59,7 @@ __all__ = [
     "Weights",
     "activation",
     "bounds",
+    "compiled",
     "conditional_distance",
     "distance_to_reference",
     "flow",

@@ -123,6 +123,19 @@ class Chapter:
         """Record a :class:`cotflow.claims.Claim` and show it where the cell stands."""
         self._show(Claim(**fields))
 
+    def table(self, head: list[str], rows: list[list[str]]) -> None:
+        """Show a small table, its first column naming the rows."""
+
+        def line(cells: list[str], tag: str) -> str:
+            return "<tr>" + "".join(f"<{tag}>{html_statement(c)}</{tag}>" for c in cells) + "</tr>"
+
+        body = "".join(line(row, "td") for row in rows)
+        shown = (
+            f'<table class="table"><thead>{line(head, "th")}</thead><tbody>{body}</tbody></table>'
+        )
+        plain = "\n".join("  ".join(row) for row in [head, *rows])
+        display({"text/html": shown, "text/plain": plain}, raw=True)
+
     def untested(self, **fields) -> None:
         """Record a statement that this machine cannot test, with the reason."""
         self._show(Untested(**fields))
