@@ -150,7 +150,9 @@ def test_evaluations_are_all_counted(method, monkeypatch):
     import cotflow.velocity as module
 
     calls, true = [], module.gradient
-    monkeypatch.setattr(module, "gradient", lambda *args: calls.append(1) or true(*args))
+    monkeypatch.setattr(
+        module, "gradient", lambda *args, **options: calls.append(1) or true(*args, **options)
+    )
     weights, x, y = problem(5, scale=1.5)
     for how in ({"tolerance": 1e-3}, {"step": 0.01}):
         calls.clear()

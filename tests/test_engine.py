@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cotflow import compiled
+from cotflow import compiled, memory
 from cotflow.activations import ACTIVATIONS, TANH
 from cotflow.adjoint import gradient
 from cotflow.network import ResidualNet, marion_net
@@ -64,6 +64,45 @@ def test_compiled_equals_plain_to_rounding(
     tolerance = 1e-12 if dtype == torch.float64 else 3e-5
     assert largest_difference(fast, plain) < tolerance
     assert float((fast.loss / plain.loss - 1).abs().max()) < tolerance
+
+
+@with_compiler
+@settings(max_examples=40)
+@given(
+    depth=st.integers(1, 12),
+    segment=st.integers(1, 14),
+    runs=st.sampled_from([(), (3,)]),
+    threads=st.sampled_from([1, 2]),
+    backend=st.sampled_from(["plain", "compiled"]),
+    seed=st.integers(0, 2**20),
+)
+def test_checkpointing_over_depth_changes_memory_alone(
+    depth, segment, runs, threads, backend, seed
+):
+    weights, x, y = random_problem(seed, runs, depth, q=3, m=2, d=3, n=7, bias=True)
+    net, before = ResidualNet(TANH, trained=ALL), torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        whole = gradient(net, weights, x, y, backend=backend)
+        kept = gradient(net, weights, x, y, backend=backend, segment=segment)
+    finally:
+        torch.set_num_threads(before)
+    assert kept.states is None and kept.adjoints is None
+    for name, value in whole.velocity.items():
+        torch.testing.assert_close(kept.velocity[name], value, rtol=1e-13, atol=1e-15)
+    torch.testing.assert_close(kept.slope_squared, whole.slope_squared, rtol=1e-13, atol=0)
+
+
+def test_memory_comes_back_to_its_next_user_and_is_never_shared():
+    like = torch.empty(1)
+    first = memory.empty((300, 300), like)
+    place, view = first.data_ptr(), first[7:9]
+    del first
+    assert memory.empty((300, 300), like).data_ptr() != place
+    view.fill_(3.0)
+    assert bool((view == 3.0).all())
+    del view
+    assert place in {memory.empty((300, 300), like).data_ptr() for _ in range(memory.KEPT)}
 
 
 @with_compiler

@@ -20,7 +20,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cotflow.activations import GELU, IDENTITY, RELU, TANH
-from cotflow.network import ResidualNet, Weights
+from cotflow.memory import empty
+from cotflow.network import LAYERED, ResidualNet, Weights
+from cotflow.sweeps import Sweep
 
 CODES = {id(GELU): 0, id(TANH): 1, id(RELU): 2, id(IDENTITY): 3}
 SUFFIX = {torch.float32: ("float", "f"), torch.float64: ("double", "")}
@@ -76,6 +78,7 @@ def kernel(state: int, width: int, code: int, dtype: torch.dtype) -> ctypes.CDLL
         *FLAGS,
         f"-DREAL={real}",
         f"-DLANES={register_bytes() // dtype.itemsize}",
+        f"-DACC={16 if register_bytes() == 64 else 8}",
         f"-DQ={state}",
         f"-DM={width}",
         f"-DACTIVATION={code}",
@@ -97,7 +100,9 @@ def kernel(state: int, width: int, code: int, dtype: torch.dtype) -> ctypes.CDLL
             else:
                 raise CompilerMissing(f"{compiler()} could not build the kernel: {done.stderr}")
             os.replace(built, library)
-    return ctypes.CDLL(str(library))
+    code = ctypes.CDLL(str(library))
+    code.scratch_size.restype = ctypes.c_long
+    return code
 
 
 def cpu() -> str:
@@ -127,121 +132,90 @@ def available(net: ResidualNet, weights: Weights, x: Tensor) -> bool:
     return True
 
 
-class Scratch(threading.local):
-    """Buffers that serve one step after another: fresh memory costs as much as the arithmetic.
+class Task(ctypes.Structure):
+    """``struct task`` of kernel.c."""
 
-    One buffer a name and precision, as large as its largest use; contents are not kept.
-    """
+    _fields_ = (
+        [(name, ctypes.c_long) for name in ("runs", "L", "n", "D", "segment")]
+        + [(name, ctypes.c_void_p) for name in ("V", "W", "b", "B", "h0", "y")]
+        + [(name, ctypes.c_void_p) for name in ("states", "adjoints")]
+        + [(name, ctypes.c_void_p) for name in ("last_state", "first_adjoint", "error")]
+        + [(name, ctypes.c_void_p) for name in ("grad_V", "grad_W", "grad_b")]
+        + [(name, ctypes.c_void_p) for name in ("squares", "scratch")]
+        + [(name, ctypes.c_double) for name in ("scale", "c_q", "pull")]
+        + [(f"factor_{name}", ctypes.c_double) for name in LAYERED]
+        + [("threads", ctypes.c_int)]
+    )
+
+
+class Scratch(threading.local):
+    """Room for the activations of a step, kept from one step to the next; contents are not."""
 
     def __init__(self):
-        self._buffers: dict[tuple[str, torch.dtype], Tensor] = {}
+        self._buffers: dict[torch.dtype, Tensor] = {}
 
-    def __call__(self, name: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
-        size, key = math.prod(shape), (name, like.dtype)
-        if key not in self._buffers or self._buffers[key].numel() < size:
-            self._buffers[key] = like.new_empty(size)
-        return self._buffers[key][:size].view(shape)
+    def __call__(self, size: int, like: Tensor) -> Tensor:
+        if self._buffers.get(like.dtype, like[:0]).numel() < size:
+            self._buffers[like.dtype] = like.new_empty(size)
+        return self._buffers[like.dtype]
 
 
 scratch = Scratch()
 
 
-def address(tensor: Tensor | None) -> ctypes.c_void_p:
-    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+def sweep(
+    net: ResidualNet,
+    weights: Weights,
+    h0: Float[Tensor, "*runs n q"],
+    y: Float[Tensor, "*data n dy"],
+    factors: dict[str, float],
+    segment: int | None = None,
+) -> Sweep:
+    """Both sweeps by the kernel; see :func:`cotflow.sweeps.sweep`."""
+    (*runs, n, q), L, m = h0.shape, weights.depth, weights.width
+    batch = math.prod(runs)
+    code = kernel(q, m, CODES[id(net.activation)], h0.dtype)
+    padded = -(-q // (lanes := register_bytes() // h0.element_size())) * lanes
 
+    def flat(value: Tensor, axes: int) -> Tensor:
+        return value.expand(*runs, *value.shape[-axes:]).contiguous()
 
-class CompiledSweep:
-    """Forward and backward sweep by the kernel; see :class:`cotflow.sweeps.PlainSweep`."""
+    def room(*shape: int) -> Tensor:
+        return empty((*runs, *shape), h0)
 
-    def __init__(self, net: ResidualNet, weights: Weights, h0: Float[Tensor, "*runs n q"]):
-        self._runs, (self._n, self._q) = h0.shape[:-2], h0.shape[-2:]
-        self._depth, self._width = weights.depth, weights.width
-        self._kernel = kernel(self._q, self._width, CODES[id(net.activation)], h0.dtype)
-        self._threads = ctypes.c_int(torch.get_num_threads())
-        lanes = register_bytes() // h0.element_size()
-        self._padded_q = -(-self._q // lanes) * lanes
-        self._padded_m = -(-self._width // lanes) * lanes
-        self._batch = h0[..., 0, 0].numel()
-        self._real = ctypes.c_float if h0.dtype == torch.float32 else ctypes.c_double
-        self._scale = net.residual_scale(self._depth, self._width)
-        self._input_scale = net.input_scale(self._q)
+    inputs = {name: flat(getattr(weights, name), 3) for name in ("V", "W")}
+    inputs |= {"B": flat(weights.B, 2), "h0": h0.contiguous(), "y": flat(y, 2)}
+    if weights.b is not None:
+        inputs["b"] = flat(weights.b, 2)
+    shapes = {"V": (q, m), "W": (m, q), "b": (m,)}
+    partials = {name: room(L, *shapes[name]) for name in factors}
+    outputs = {f"grad_{name}": value for name, value in partials.items()}
+    outputs["error"] = room(n, y.shape[-1])
+    if segment is None:
+        kept = {"states": room(L + 1, n, padded), "adjoints": room(L + 1, n, padded)}
+    else:
+        kept = {"last_state": room(n, padded), "first_adjoint": room(n, padded)}
+    outputs |= kept
+    squares = torch.zeros(*runs, L, 3, dtype=torch.float64)
+    scale, c_q = net.residual_scale(L, m), net.input_scale(q)
+    units = {"V": scale / n, "W": scale * c_q / n, "b": scale / n}
+    task = Task(
+        runs=batch, L=L, n=n, D=y.shape[-1], segment=min(segment or L, L),
+        squares=squares.data_ptr(), scale=scale, c_q=c_q, pull=2.0 * net.loss_factor,
+        threads=torch.get_num_threads(),
+        **{name: value.data_ptr() for name, value in (inputs | outputs).items()},
+        **{f"factor_{name}": factor * units[name] for name, factor in factors.items()},
+    )  # fmt: skip
+    buffer = scratch(code.scratch_size(ctypes.byref(task)), h0)
+    task.scratch = buffer.data_ptr()
+    code.gradient(ctypes.byref(task))
 
-        V, W = (self._flat(weights.V), self._flat(weights.W))
-        layers = self._batch * self._depth
-        packed = 2 * (self._q * self._padded_m + self._width * self._padded_q)
-        self._pack = scratch("pack", (layers, packed), h0)
-        self._kernel.pack_weights(
-            ctypes.c_long(layers),
-            address(V),
-            address(W),
-            self._real(self._scale),
-            self._real(self._input_scale),
-            address(self._pack),
-            self._threads,
-        )
-        bias = scratch("bias", (self._batch, self._depth, self._padded_m), h0).zero_()
-        if weights.b is not None:
-            bias[..., : self._width] = self._flat(weights.b.unsqueeze(-1))[..., 0]
-        wide = (self._batch, self._depth, self._n, self._padded_m)
-        self._features, self._slopes = (scratch(name, wide, h0) for name in ("features", "slopes"))
-        self._states = h0.new_empty(self._batch, self._depth + 1, self._n, self._padded_q)
-        self._place(self._states, 0, h0)
-        self._kernel.forward(
-            *self._sizes(),
-            address(self._pack),
-            address(bias),
-            address(self._states),
-            address(self._features),
-            address(self._slopes),
-            self._threads,
-        )
-        self.states = self._shaped(self._states[..., : self._q])
-
-    def backward(self, last: Float[Tensor, "*runs n q"]) -> Float[Tensor, "*runs layers n q"]:
-        self._adjoints = torch.empty_like(self._states)
-        self._place(self._adjoints, self._depth, last)
-        self._kernel.backward(
-            *self._sizes(),
-            address(self._pack),
-            address(self._adjoints),
-            address(self._slopes),
-            self._threads,
-        )
-        return self._shaped(self._adjoints[..., : self._q])
-
-    def partials(self, factors: dict[str, float]) -> dict[str, Tensor]:
-        layered = (self._batch, self._depth)
-        found = {}
-        if "V" in factors:
-            found["V"] = self._slopes.new_empty(*layered, self._q, self._width)
-        if "W" in factors:
-            found["W"] = self._slopes.new_empty(*layered, self._width, self._q)
-        self._kernel.weight_gradients(
-            *self._sizes(),
-            *map(address, (self._states, self._adjoints, self._features, self._slopes)),
-            self._real(factors.get("V", 0.0) * self._scale / self._n),
-            self._real(factors.get("W", 0.0) * self._scale * self._input_scale / self._n),
-            address(found.get("V")),
-            address(found.get("W")),
-            self._threads,
-        )
-        if "b" in factors:
-            total = self._slopes[..., : self._width].sum(-2)
-            found["b"] = total.mul_(factors["b"] * self._scale / self._n)
-        return {name: self._shaped(value) for name, value in found.items()}
-
-    def _sizes(self) -> tuple[ctypes.c_long, ...]:
-        return tuple(map(ctypes.c_long, (self._batch, self._depth, self._n)))
-
-    def _flat(self, layered: Tensor) -> Tensor:
-        """(*runs, L, …) with the runs of h0, flattened and contiguous."""
-        shape = layered.shape[-3:]
-        return layered.expand(*self._runs, *shape).reshape(-1, *shape).contiguous()
-
-    def _shaped(self, flat: Tensor) -> Tensor:
-        return flat.reshape(*self._runs, *flat.shape[1:])
-
-    def _place(self, buffer: Tensor, layer: int, values: Tensor) -> None:
-        """Write one layer of a padded buffer, zeros in the padding."""
-        buffer[:, layer, :, self._q :] = 0.0
-        buffer[:, layer, :, : self._q] = values.reshape(-1, self._n, self._q)
+    total = squares.sum(-2).to(h0.dtype)
+    squared = {name: total[..., LAYERED.index(name)] for name in factors}
+    kept = {name: value[..., :q] for name, value in kept.items()}
+    if segment is None:
+        states, adjoints = kept["states"], kept["adjoints"]
+        ends = {"last_state": states[..., -1, :, :], "first_adjoint": adjoints[..., 0, :, :]}
+    else:
+        ends = {"states": None, "adjoints": None}
+    return Sweep(outputs["error"], partials, squared, **(ends | kept))

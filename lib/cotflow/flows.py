@@ -114,6 +114,7 @@ def flow(
     clip: Clip | None = None,
     every: int = 1,
     times: Sequence[float] | None = None,
+    segment: int | None = None,
 ) -> Iterator[Snapshot]:
     """θ̇ = −r ∂_θℓ on [0, horizon], r the rates of the network's metric ([M] eq. (4), [B]).
 
@@ -132,13 +133,15 @@ def flow(
         a tolerance :data:`RKC2`; or :data:`HEUN`, :data:`BOGACKI_SHAMPINE`, :data:`RK4`. Global
         error O(η^order) for σ smooth enough.
     clip : applied to every right-hand side, see :func:`frobenius_clip`.
+    segment : layers between two states that are kept, see :func:`cotflow.adjoint.gradient`: less
+        memory at great depth, for one more forward sweep a gradient.
 
     Raises
     ------
     DivergenceError : the loss of a run is not a number, or too large for its squares to be one.
     """
     control, due = schedule(weights, step, tolerance, horizon, every, times)
-    field = VelocityField(net, x, y, clip)
+    field = VelocityField(net, x, y, clip, segment)
     for snapshot in march(field, method or default_method(step), control, weights):
         if due(snapshot.state):
             yield snapshot
@@ -186,6 +189,7 @@ def gradient_flow(
     clip: Clip | None = None,
     every: int = 1,
     times: Sequence[float] | None = None,
+    segment: int | None = None,
     checkpoint: Keeper | None = None,
 ) -> FlowRecord:
     """Run :func:`flow` to the horizon and record observables; the loss is always among them.
@@ -204,7 +208,8 @@ def gradient_flow(
         kept = checkpoint.restore(run | {"observed": list(observers)})
         if kept is not None:
             state, recorded, values = kept
-    for snapshot in march(VelocityField(net, x, y, clip), method, control, weights, state):
+    field = VelocityField(net, x, y, clip, segment)
+    for snapshot in march(field, method, control, weights, state):
         state = snapshot.state
         if due(state):
             recorded.append(state.time)

@@ -1,11 +1,16 @@
-/* One forward and one backward sweep of a residual network, compiled for fixed sizes.
+/* The loss's gradient for a residual network: one sweep forward and one backward, sizes fixed.
  *
- * The compiler is given: REAL (float or double), LANES (reals in a vector register), Q (state),
- * M (width), ACTIVATION (0 GELU, 1 tanh, 2 ReLU, 3 identity). Rows are padded with zeros to whole
- * registers: QP and MP. Samples are independent in the sweeps and layers in the weight gradients,
- * so that threads never share a sum and the result does not depend on their number.
+ * The compiler is given: REAL (float or double), LANES (reals in a vector register), ACC (vector
+ * registers for sums), Q (state), M (width), ACTIVATION (0 GELU, 1 tanh, 2 ReLU, 3 identity). Rows
+ * are padded with zeros to whole registers: QP and MP.
+ *
+ * Runs are independent: each thread takes whole runs, so that a run stays in its core's cache and
+ * the weight gradients of a layer are taken while the layer is there. The runs that are left over
+ * are shared: samples in the sweeps, layers in the weight gradients. No sum is ever split between
+ * threads, and the result does not depend on their number.
  */
 #include <math.h>
+#include <omp.h>
 #include <string.h>
 
 #ifdef VECTOR_MATH
@@ -22,10 +27,11 @@ typedef REAL vec __attribute__((vector_size(LANES * sizeof(REAL)), aligned(sizeo
 #define MP ROUND_UP(M, LANES)
 #define QV (QP / LANES)
 #define MV (MP / LANES)
-#define CLAMP(a) ((a) < 1 ? 1 : (a) > 8 ? 8 : (a))
-#define WIDE CLAMP(16 / MV)   /* rows kept in registers when a row has MP entries */
-#define NARROW CLAMP(16 / QV) /* the same when a row has QP entries */
-#define ROWS 32               /* samples between two of the backward sweep's products */
+#define ATMOST(a, b) ((a) < 1 ? 1 : (a) > (b) ? (b) : (a))
+#define WIDE ATMOST(ACC / MV, 8)   /* rows kept in registers when a row has MP entries */
+#define NARROW ATMOST(ACC / QV, 8) /* the same when a row has QP entries */
+#define ROWS 32                    /* samples between two of the backward sweep's products */
+#define LAYER (Q * MP + M * QP)    /* packed weights of a layer, for one of the sweeps */
 
 /* rows of c (+)= rows of a · b, where a has `inner` entries a row and b is inner × cols·LANES. */
 #define PRODUCT(name, COLS, BLOCK, INNER)                                                        \
@@ -59,35 +65,46 @@ typedef REAL vec __attribute__((vector_size(LANES * sizeof(REAL)), aligned(sizeo
 PRODUCT(to_wide, MV, WIDE, Q)
 PRODUCT(to_narrow, QV, NARROW, M)
 
-/* Σ_i a_i b_iᵀ over n samples, rows of b of COLS registers; BLOCK rows of the result at a time. */
-#define OUTER(name, COLS, BLOCK, ROWS, KEPT)                                                     \
-  static inline void name(long n, const REAL *restrict a, long a_stride, const REAL *restrict b,  \
-                          long b_stride, REAL factor, REAL *restrict out) {                       \
-    for (int r = 0; r < ROWS; r += BLOCK) {                                                       \
-      const int rows = ROWS - r < BLOCK ? ROWS - r : BLOCK;                                       \
-      vec acc[BLOCK][COLS];                                                                       \
-      memset(acc, 0, sizeof acc);                                                                 \
-      if (rows == BLOCK)                                                                          \
-        for (long s = 0; s < n; s++)                                                              \
-          for (int j = 0; j < COLS; j++) {                                                        \
-            vec row = *(const vec *)(b + s * b_stride + j * LANES);                               \
-            for (int i = 0; i < BLOCK; i++) acc[i][j] += a[s * a_stride + r + i] * row;           \
-          }                                                                                       \
-      else                                                                                        \
-        for (long s = 0; s < n; s++)                                                              \
-          for (int j = 0; j < COLS; j++)                                                          \
-            for (int i = 0; i < rows; i++)                                                        \
-              acc[i][j] += a[s * a_stride + r + i] * *(const vec *)(b + s * b_stride + j * LANES); \
-      for (int i = 0; i < rows; i++) {                                                            \
-        REAL line[COLS * LANES];                                                                  \
-        memcpy(line, acc[i], sizeof line);                                                        \
-        for (int j = 0; j < KEPT; j++) out[(r + i) * (long)KEPT + j] = factor * line[j];          \
+/* BLOCK rows of factor Σ_s a_s b_sᵀ over n samples, a row of b in COLS registers, KEPT of its
+ * entries written; the sum of their squares. Few rows at a time: the sums stay in registers. */
+#define OUTER_ROWS(name, COLS, BLOCK, KEPT)                                                      \
+  static inline double name(long n, const REAL *restrict a, long a_stride, const REAL *restrict b, \
+                            REAL factor, REAL *restrict out) {                                    \
+    vec acc[BLOCK][COLS];                                                                         \
+    for (int i = 0; i < BLOCK; i++)                                                               \
+      for (int j = 0; j < COLS; j++) acc[i][j] = (vec){0};                                        \
+    for (long s = 0; s < n; s++)                                                                  \
+      for (int j = 0; j < COLS; j++) {                                                            \
+        vec row = *(const vec *)(b + (s * COLS + j) * LANES);                                     \
+        for (int i = 0; i < BLOCK; i++) acc[i][j] += a[s * a_stride + i] * row;                   \
+      }                                                                                           \
+    REAL squares = 0;                                                                             \
+    for (int i = 0; i < BLOCK; i++) {                                                             \
+      REAL line[COLS * LANES];                                                                    \
+      for (int j = 0; j < COLS; j++) *(vec *)(line + j * LANES) = factor * acc[i][j];             \
+      for (int j = 0; j < KEPT; j++) {                                                            \
+        out[i * (long)KEPT + j] = line[j];                                                        \
+        squares += line[j] * line[j];                                                             \
       }                                                                                           \
     }                                                                                             \
+    return squares;                                                                               \
   }
 
-OUTER(outer_V, MV, WIDE, Q, M)
-OUTER(outer_W, QV, NARROW, M, Q)
+#define OUTER(name, COLS, BLOCK, ROWS, KEPT)                                                     \
+  OUTER_ROWS(name##_block, COLS, BLOCK, KEPT)                                                     \
+  OUTER_ROWS(name##_row, COLS, 1, KEPT)                                                           \
+  static inline double name(long n, const REAL *restrict a, long a_stride, const REAL *restrict b, \
+                            REAL factor, REAL *restrict out) {                                    \
+    double squares = 0;                                                                           \
+    int r = 0;                                                                                    \
+    for (; r + BLOCK <= ROWS; r += BLOCK)                                                         \
+      squares += name##_block(n, a + r, a_stride, b, factor, out + r * (long)KEPT);               \
+    for (; r < ROWS; r++) squares += name##_row(n, a + r, a_stride, b, factor, out + r * (long)KEPT); \
+    return squares;                                                                               \
+  }
+
+OUTER(outer_V, MV, ATMOST(ACC / MV, 16), Q, M)
+OUTER(outer_W, QV, ATMOST(ACC / QV, 16), M, Q)
 
 /* z becomes σ′(z), feature σ(z). */
 static inline void activate(long count, REAL *restrict z, REAL *restrict feature) {
@@ -111,84 +128,217 @@ static inline void activate(long count, REAL *restrict z, REAL *restrict feature
   }
 }
 
-static inline REAL *packed(REAL *pack, long layer) { return pack + layer * (2L * Q * MP + 2L * M * QP); }
+/* One gradient. Arrays over (runs, layers, …) are contiguous; b, the gradients, and either
+ * states and adjoints or the next two may be NULL. */
+struct task {
+  long runs, L, n, D;             /* D outputs */
+  long segment;                   /* layers whose activations are kept at once */
+  const REAL *V, *W, *b, *B;      /* (Q, M), (M, Q), (M) a layer; (D, Q) a run */
+  const REAL *h0, *y;             /* (n, Q) and (n, D) a run */
+  REAL *states, *adjoints;        /* (L + 1, n, QP) a run */
+  REAL *last_state;               /* (n, QP) a run, and so is the next, for checkpointing */
+  REAL *first_adjoint;
+  REAL *error;                    /* (n, D) a run: B h_L − y */
+  REAL *grad_V, *grad_W, *grad_b; /* factor · ∂ℓ a layer */
+  double *squares;                /* (3) a layer: |grad|² of V, W and b */
+  REAL *scratch;                  /* threads × scratch_size */
+  double scale, c_q, pull;        /* p_L = pull · Bᵀ error */
+  double factor_V, factor_W, factor_b;
+  int threads;
+};
 
-/* Per run and layer: c_q Wᵀ (Q × MP), V (Q × MP), scale · Vᵀ (M × QP), scale · c_q W (M × QP). */
-void pack_weights(long layers, const REAL *restrict V, const REAL *restrict W, REAL scale, REAL c_q,
-                  REAL *restrict pack, int threads) {
-#pragma omp parallel for num_threads(threads) schedule(static)
-  for (long k = 0; k < layers; k++) {
-    REAL *Wt = packed(pack, k), *Vn = Wt + Q * MP, *Vt = Vn + Q * MP, *Wn = Vt + M * QP;
-    memset(Wt, 0, sizeof(REAL) * (2 * Q * MP + 2 * M * QP));
-    for (int q = 0; q < Q; q++)
-      for (int m = 0; m < M; m++) {
-        const REAL v = V[(k * Q + q) * M + m], w = W[(k * M + m) * Q + q];
-        Wt[q * MP + m] = c_q * w;
-        Vn[q * MP + m] = v;
-        Vt[m * QP + q] = scale * v;
-        Wn[m * QP + q] = scale * c_q * w;
-      }
+struct buffers {
+  REAL *pack, *features, *slopes, *states, *adjoints, *kept;
+};
+
+static long segments(const struct task *t) { return (t->L + t->segment - 1) / t->segment; }
+
+static long shared_pack(const struct task *t) {
+  return t->threads > 1 ? t->L * 2L * LAYER : 0;
+}
+
+static long private_size(const struct task *t) {
+  const long kept = t->states ? 0 : (segments(t) + 2 * (t->segment + 1)) * t->n * QP;
+  return LAYER + 2 * t->segment * t->n * MP + kept;
+}
+
+/* Reals that `scratch` has to hold. */
+long scratch_size(const struct task *t) { return shared_pack(t) + t->threads * private_size(t); }
+
+static struct buffers private_buffers(const struct task *t, int thread) {
+  struct buffers u;
+  u.pack = t->scratch + shared_pack(t) + thread * private_size(t);
+  u.features = u.pack + LAYER;
+  u.slopes = u.features + t->segment * t->n * MP;
+  u.states = u.slopes + t->segment * t->n * MP;
+  u.adjoints = u.states + (t->segment + 1) * t->n * QP;
+  u.kept = u.adjoints + (t->segment + 1) * t->n * QP;
+  return u;
+}
+
+/* c_q Wᵀ (Q × MP) and scale · Vᵀ (M × QP). */
+static void pack_forward(const struct task *t, long layer, REAL *restrict pack) {
+  const REAL *restrict V = t->V + layer * Q * M, *restrict W = t->W + layer * M * Q;
+  const REAL c_q = (REAL)t->c_q, scale = (REAL)t->scale;
+  if (QP > Q || MP > M) memset(pack, 0, sizeof(REAL) * LAYER);
+  for (int q = 0; q < Q; q++)
+    for (int m = 0; m < M; m++) pack[q * MP + m] = c_q * W[m * Q + q];
+  pack += Q * MP;
+  for (int m = 0; m < M; m++)
+    for (int q = 0; q < Q; q++) pack[m * QP + q] = scale * V[q * M + m];
+}
+
+/* V (Q × MP) and scale · c_q W (M × QP). */
+static void pack_backward(const struct task *t, long layer, REAL *restrict pack) {
+  const REAL *restrict V = t->V + layer * Q * M, *restrict W = t->W + layer * M * Q;
+  const REAL factor = (REAL)(t->scale * t->c_q);
+  if (QP > Q || MP > M) memset(pack, 0, sizeof(REAL) * LAYER);
+  for (int q = 0; q < Q; q++)
+    for (int m = 0; m < M; m++) pack[q * MP + m] = V[q * M + m];
+  pack += Q * MP;
+  for (int m = 0; m < M; m++)
+    for (int q = 0; q < Q; q++) pack[m * QP + q] = factor * W[m * Q + q];
+}
+
+/* Rows of a layer: the next state, and the layer's features and σ′. */
+static void forward(int rows, const REAL *pack, const REAL *bias, const REAL *h, REAL *next,
+                    REAL *features, REAL *slopes) {
+  REAL start[MP];
+  memset(start, 0, sizeof start);
+  if (bias) memcpy(start, bias, sizeof(REAL) * M);
+  to_wide(rows, h, QP, pack, start, 0, slopes, MP);
+  activate((long)rows * MP, slopes, features);
+  to_narrow(rows, features, MP, pack + Q * MP, h, QP, next, QP);
+}
+
+/* Rows of a layer: the adjoint before it; σ′ is overwritten by σ′ ⊙ Vᵀp. */
+static void backward(int rows, const REAL *pack, const REAL *after, REAL *before, REAL *slopes) {
+  REAL back[ROWS * MP], zero[MP];
+  memset(zero, 0, sizeof zero);
+  for (int r = 0; r < rows; r += ROWS) {
+    const int some = rows - r < ROWS ? rows - r : ROWS;
+    REAL *slope = slopes + r * MP;
+    to_wide(some, after + r * QP, QP, pack, zero, 0, back, MP);
+    for (long i = 0; i < (long)some * MP; i++) slope[i] *= back[i];
+    to_narrow(some, slope, MP, pack + Q * MP, after + r * QP, QP, before + r * QP, QP);
   }
 }
 
-/* States (runs, L+1, n, QP), the first given; features and σ′ (runs, L, n, MP); bias (runs, L, MP). */
-void forward(long runs, long L, long n, REAL *restrict pack, const REAL *restrict bias,
-             REAL *restrict states, REAL *restrict features, REAL *restrict slopes, int threads) {
-  const long parts = threads;
-#pragma omp parallel for collapse(2) num_threads(threads) schedule(static)
-  for (long run = 0; run < runs; run++)
-    for (long part = 0; part < parts; part++) {
-      const long low = n * part / parts;
-      const int rows = (int)(n * (part + 1) / parts - low);
-      for (long k = 0; k < L; k++) {
-        const long at = (run * L + k) * n + low;
-        const REAL *Wt = packed(pack, run * L + k), *Vt = Wt + 2 * Q * MP;
-        REAL *h = states + ((run * (L + 1) + k) * n + low) * QP, *z = slopes + at * MP;
-        to_wide(rows, h, QP, Wt, bias + (run * L + k) * MP, 0, z, MP);
-        activate((long)rows * MP, z, features + at * MP);
-        to_narrow(rows, features + at * MP, MP, Vt, h, QP, h + n * QP, QP);
-      }
+static void weight_gradients(const struct task *t, long layer, const REAL *state, const REAL *adjoint,
+                             const REAL *features, const REAL *slopes) {
+  double *squares = t->squares + 3 * layer;
+  if (t->grad_V)
+    squares[0] = outer_V(t->n, adjoint, QP, features, (REAL)t->factor_V, t->grad_V + layer * Q * M);
+  if (t->grad_W)
+    squares[1] = outer_W(t->n, slopes, MP, state, (REAL)t->factor_W, t->grad_W + layer * M * Q);
+  if (t->grad_b) {
+    REAL *sum = t->grad_b + layer * M, total = 0;
+    memset(sum, 0, sizeof(REAL) * M);
+    for (long s = 0; s < t->n; s++)
+      for (int m = 0; m < M; m++) sum[m] += slopes[s * MP + m];
+    for (int m = 0; m < M; m++) {
+      sum[m] *= (REAL)t->factor_b;
+      total += sum[m] * sum[m];
     }
+    squares[2] = total;
+  }
 }
 
-/* Adjoints (runs, L+1, n, QP), the last given; σ′ is overwritten by σ′ ⊙ Vᵀp. */
-void backward(long runs, long L, long n, REAL *restrict pack, REAL *restrict adjoints,
-              REAL *restrict slopes, int threads) {
-  const long parts = threads;
-#pragma omp parallel for collapse(2) num_threads(threads) schedule(static)
-  for (long run = 0; run < runs; run++)
-    for (long part = 0; part < parts; part++) {
-      const long low = n * part / parts;
-      const int rows = (int)(n * (part + 1) / parts - low);
-      REAL back[ROWS * MP], zero[MP];
-      memset(zero, 0, sizeof zero);
-      for (long k = L - 1; k >= 0; k--) {
-        const REAL *Vn = packed(pack, run * L + k) + Q * MP, *Wn = Vn + Q * MP + M * QP;
-        for (int r = 0; r < rows; r += ROWS) {
-          const int some = rows - r < ROWS ? rows - r : ROWS;
-          REAL *p = adjoints + ((run * (L + 1) + k) * n + low + r) * QP, *after = p + n * QP;
-          REAL *slope = slopes + ((run * L + k) * n + low + r) * MP;
-          to_wide(some, after, QP, Vn, zero, 0, back, MP);
-          for (long i = 0; i < (long)some * MP; i++) slope[i] *= back[i];
-          to_narrow(some, slope, MP, Wn, after, QP, p, QP);
-        }
-      }
+/* Error of some samples, and their last adjoint. */
+static void turn(const struct task *t, long run, long low, long high, const REAL *last, REAL *adjoint) {
+  const REAL *B = t->B + run * t->D * Q;
+  for (long s = low; s < high; s++) {
+    REAL p[QP];
+    memset(p, 0, sizeof p);
+    for (long d = 0; d < t->D; d++) {
+      REAL e = 0;
+      for (int q = 0; q < Q; q++) e += B[d * Q + q] * last[s * QP + q];
+      e -= t->y[(run * t->n + s) * t->D + d];
+      t->error[(run * t->n + s) * t->D + d] = e;
+      for (int q = 0; q < Q; q++) p[q] += (REAL)t->pull * e * B[d * Q + q];
     }
+    memcpy(adjoint + s * QP, p, sizeof p);
+  }
 }
 
-/* factor_V Σ p aᵀ into (runs, L, Q, M) and factor_W Σ s hᵀ into (runs, L, M, Q); NULL skips one. */
-void weight_gradients(long runs, long L, long n, const REAL *restrict states,
-                      const REAL *restrict adjoints, const REAL *restrict features,
-                      const REAL *restrict slopes, REAL factor_V, REAL factor_W,
-                      REAL *restrict grad_V, REAL *restrict grad_W, int threads) {
-#pragma omp parallel for num_threads(threads) schedule(static)
-  for (long layer = 0; layer < runs * L; layer++) {
-    const long run = layer / L, at = run * (L + 1) + layer % L;
-    if (grad_V)
-      outer_V(n, adjoints + (at + 1) * n * QP, QP, features + layer * n * MP, MP, factor_V,
-              grad_V + layer * Q * M);
-    if (grad_W)
-      outer_W(n, slopes + layer * n * MP, MP, states + at * n * QP, QP, factor_W,
-              grad_W + layer * M * Q);
+/* One run by one thread of a team: samples low..high−1, and the other threads the others. */
+static void one_run(const struct task *t, long run, struct buffers u, int member, int team) {
+  const long L = t->L, n = t->n, c = t->segment, size = n * QP;
+  const long low = n * member / team, high = n * (member + 1) / team;
+  const int rows = (int)(high - low);
+  const long bytes = sizeof(REAL) * rows * QP;
+  const int whole = t->states != 0;
+  REAL *packs = t->scratch;
+  if (whole) {
+    u.states = t->states + run * (L + 1) * size;
+    u.adjoints = t->adjoints + run * (L + 1) * size;
+  }
+  if (team > 1) {
+    for (long k = member; k < L; k += team) {
+      pack_forward(t, run * L + k, packs + 2 * k * LAYER);
+      pack_backward(t, run * L + k, packs + (2 * k + 1) * LAYER);
+    }
+#pragma omp barrier
+  }
+  for (long s = low; s < high; s++) {
+    memset(u.states + s * QP, 0, sizeof(REAL) * QP);
+    memcpy(u.states + s * QP, t->h0 + (run * n + s) * Q, sizeof(REAL) * Q);
+  }
+  const long last = segments(t) - 1;
+  for (long pass = 0; pass <= 2 * last; pass++) {
+    const long segment = pass <= last ? pass : 2 * last - pass, first = segment * c;
+    const long end = first + c < L ? first + c : L;
+    if (pass > last) memcpy(u.states + low * QP, u.kept + segment * size + low * QP, bytes);
+    else if (!whole) memcpy(u.kept + segment * size + low * QP, u.states + low * QP, bytes);
+    for (long k = first; k < end; k++) {
+      const long at = k - first, layer = run * L + k;
+      const REAL *pack = team > 1 ? packs + 2 * k * LAYER : u.pack;
+      if (team == 1) pack_forward(t, layer, u.pack);
+      forward(rows, pack, t->b ? t->b + layer * M : 0, u.states + at * size + low * QP,
+              u.states + (at + 1) * size + low * QP, u.features + (at * n + low) * MP,
+              u.slopes + (at * n + low) * MP);
+    }
+    if (pass < last) {
+      memcpy(u.states + low * QP, u.states + (end - first) * size + low * QP, bytes);
+      continue;
+    }
+    if (pass == last) {
+      turn(t, run, low, high, u.states + (end - first) * size, u.adjoints + (end - first) * size);
+      if (!whole)
+        memcpy(t->last_state + run * size + low * QP, u.states + (end - first) * size + low * QP, bytes);
+    } else
+      memcpy(u.adjoints + (end - first) * size + low * QP, u.adjoints + low * QP, bytes);
+    for (long k = end - 1; k >= first; k--) {
+      const long at = k - first, layer = run * L + k;
+      const REAL *pack = team > 1 ? packs + (2 * k + 1) * LAYER : u.pack;
+      if (team == 1) pack_backward(t, layer, u.pack);
+      backward(rows, pack, u.adjoints + (at + 1) * size + low * QP, u.adjoints + at * size + low * QP,
+               u.slopes + (at * n + low) * MP);
+      if (team == 1)
+        weight_gradients(t, layer, u.states + at * size, u.adjoints + (at + 1) * size,
+                         u.features + at * n * MP, u.slopes + at * n * MP);
+    }
+    if (team > 1) {
+#pragma omp barrier
+      for (long k = first + member; k < end; k += team)
+        weight_gradients(t, run * L + k, u.states + (k - first) * size,
+                         u.adjoints + (k - first + 1) * size, u.features + (k - first) * n * MP,
+                         u.slopes + (k - first) * n * MP);
+#pragma omp barrier
+    }
+  }
+  if (!whole) memcpy(t->first_adjoint + run * size + low * QP, u.adjoints + low * QP, bytes);
+}
+
+void gradient(const struct task *t) {
+#pragma omp parallel num_threads(t->threads)
+  {
+    const int thread = omp_get_thread_num(), team = omp_get_num_threads();
+    const long alone = t->runs - t->runs % team;
+    for (long run = thread; run < alone; run += team)
+      one_run(t, run, private_buffers(t, thread), 0, 1);
+#pragma omp barrier
+    for (long run = alone; run < t->runs; run++)
+      one_run(t, run, private_buffers(t, 0), thread, team);
   }
 }

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cotflow.activations import GELU, Activation
+from cotflow.memory import add
 
 LAYERED = ("V", "W", "b")
 
@@ -64,10 +65,9 @@ class Weights:
 
     def plus(self, velocity: Mapping[str, Tensor], step: float) -> Weights:
         """θ + step·velocity, for the parameters that the velocity names."""
-        moved = {
-            name: torch.add(getattr(self, name), v, alpha=step) for name, v in velocity.items()
-        }
-        return replace(self, **moved)
+        return replace(
+            self, **{name: add(getattr(self, name), v, step) for name, v in velocity.items()}
+        )
 
     def to(self, **kwargs) -> Weights:
         """The same weights with another dtype or on another device."""

@@ -60,12 +60,13 @@ class VelocityField:
         x: Float[Tensor, "*data n d"],
         y: Float[Tensor, "*data n dy"],
         clip: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
+        segment: int | None = None,
     ) -> None:
-        self.net, self.x, self.y, self.clip = net, x, y, clip
+        self.net, self.x, self.y, self.clip, self.segment = net, x, y, clip, segment
         self.evaluations = 0
 
     def __call__(self, at: Weights) -> tuple[Gradient, dict[str, Tensor]]:
-        result = gradient(self.net, at, self.x, self.y)
+        result = gradient(self.net, at, self.x, self.y, segment=self.segment)
         self.evaluations += 1
         # Squares of weights overflow long before the loss does.
         if not bool((result.loss < torch.finfo(result.loss.dtype).max ** 0.5).all()):
