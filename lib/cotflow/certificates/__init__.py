@@ -5,7 +5,6 @@ For h_{k+1} = h_k + (1/(Lm)) Σ_j u_j σ(w_j·h_k + b_j), |σ| ≤ 1, |σ′| �
 certificate. Every bound is rounded outward.
 """
 
-from cotflow.certificates.balls import InitialBall, RunningBall, initial_ball, running_ball
 from cotflow.certificates.certificate import (
     Certificate,
     descent_budget,
@@ -13,12 +12,14 @@ from cotflow.certificates.certificate import (
     running_certificate,
 )
 from cotflow.certificates.chernoff import chernoff_probability, features_needed
+from cotflow.certificates.initial_ball import InitialBall, initial_ball
 from cotflow.certificates.kernels import (
     gaussian_cos,
     kernel_gaussian_cos,
     layer_kernels,
     lipschitz,
 )
+from cotflow.certificates.running_ball import RunningBall, running_ball
 from cotflow.certificates.slope import pl_bound, pl_bound_independent
 from cotflow.certificates.spectrum import least_eigenvalue, least_feature_eigenvalue
 

@@ -11,16 +11,12 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from cotflow.certificates.balls import (
-    InitialBall,
-    RunningBall,
-    initial_ball,
-    risk_bound,
-    running_ball,
-)
 from cotflow.certificates.hypotheses import coincident, require_ball, require_data
-from cotflow.certificates.kernels import forward
+from cotflow.certificates.initial_ball import InitialBall, initial_ball
+from cotflow.certificates.kernels import Forward, forward
+from cotflow.certificates.norms import risk_bound
 from cotflow.certificates.rounding import down, up
+from cotflow.certificates.running_ball import RunningBall, running_ball
 from cotflow.network import ResidualNet, Weights
 
 # Right-endpoint sums of a nonincreasing function on so many intervals: low by about 1/1000.
@@ -83,36 +79,43 @@ def descent_budget(
     return radii, down(np.concatenate([[0.0], np.cumsum(steps)]) / 2.0, INTERVALS)
 
 
-def _certify(root, risk: float, radius: float | None) -> tuple[float, float, float]:
-    """(radius, rate, largest risk) by the descent budget; rate 0 where it does not hold."""
-    reach = last_positive(root) if radius is None else radius
-    radii, budget = descent_budget(root, reach)
-    largest = float(down(budget[-1] ** 2))
-    if not risk <= largest:
-        return reach, 0.0, largest
+def _by_budget(
+    ball: InitialBall | RunningBall, risk: float, radius: float | None
+) -> tuple[float, float, float, str]:
+    """(radius, rate, largest risk, obstacle) by √L(μ_0) ≤ ½∫₀^R √m; no rate where it fails."""
+    reach = last_positive(ball.root) if radius is None else radius
+    radii, budget = descent_budget(ball.root, reach)
+    obstacle = ball.obstacle(reach) if radius is not None else ""
+    largest = 0.0 if obstacle else float(down(budget[-1] ** 2))
+    if obstacle or not risk <= largest:
+        return reach, 0.0, largest, obstacle
     if radius is None:
-        reach = float(radii[np.searchsorted(budget, up(math.sqrt(risk)))])
-    return reach, float(down(root(reach) ** 2)), largest
+        first = np.searchsorted(budget, up(math.sqrt(risk)))
+        reach = float(radii[min(first, INTERVALS)])
+    return reach, float(down(ball.root(reach) ** 2)), largest, obstacle
 
 
-def _certify_explicit(
+def _by_one_radius(
     ball: InitialBall, risk: float, radius: float | None
-) -> tuple[float, float, float]:
-    """The same by the one condition L(μ_0) ≤ m(R)R²/4."""
+) -> tuple[float, float, float, str]:
+    """The same by L(μ_0) ≤ m(R)R²/4."""
     reach = last_positive(ball.explicit) if radius is None else radius
-    radii = reach * (np.arange(INTERVALS + 1) / INTERVALS) if radius is None else np.array([reach])
+    radii = np.array([reach])
+    if radius is None:
+        radii = reach * (np.arange(INTERVALS + 1) / INTERVALS)
     thresholds = down(ball.explicit(radii) * radii**2 / 4.0)
-    largest = int(thresholds.argmax())
+    best = int(thresholds.argmax())
     enough = np.flatnonzero(risk <= thresholds)
     if not enough.size:
-        return float(radii[largest]), 0.0, float(thresholds[largest])
+        obstacle = ball.explicit_obstacle(reach) if radius is not None else ""
+        return float(radii[best]), 0.0, float(thresholds[best]), obstacle
     reach = float(radii[enough[0]])
-    return reach, float(ball.explicit(reach)), float(thresholds[largest])
+    return reach, float(ball.explicit(reach)), float(thresholds[best]), ""
 
 
-def _unfit(ball: InitialBall | RunningBall, eigenvalue: float, states: Tensor, width: int) -> str:
+def _unfit(ball: InitialBall | RunningBall, passed: Forward) -> str:
     """Why no radius at all can do, or nothing."""
-    twins = coincident(states)
+    twins = coincident(passed.states[0])
     if twins:
         return (
             f"two data points coincide (rows {twins[0]} and {twins[1]}), so the kernel is singular "
@@ -120,22 +123,40 @@ def _unfit(ball: InitialBall | RunningBall, eigenvalue: float, states: Tensor, w
         )
     if ball.output == 0.0:
         return "the output map B is not onto, so no certificate exists"
-    if eigenvalue == 0.0 and width < ball.points:
+    if ball.feature_eigenvalue == 0.0:
+        width = passed.features.shape[-1]
+        few = f"a layer's {width} features are fewer than the {ball.points} data points"
+        none = "the least eigenvalue of the features' kernel is 0 to rounding"
+        return f"{few if width < ball.points else none}, so no certificate exists"
+    if isinstance(ball, RunningBall) and ball.steepest(0.0) >= 1.0:
         return (
-            f"a layer's {width} features are fewer than the {ball.points} data points, so the "
-            "kernel is singular and no certificate exists"
-        )
-    if eigenvalue == 0.0:
-        return (
-            "the least eigenvalue of the features' kernel is 0 to rounding, so no certificate "
-            "exists: draw more features or move the data points apart"
+            "a layer may be too steep to keep its points apart: its Lipschitz bound over the depth "
+            f"is {float(ball.steepest(0.0)):.4g} ≥ 1, so no certificate exists"
         )
     return ""
 
 
-def _too_much(risk: float, largest: float, radius: float | None) -> str:
-    where = "" if radius is None else f" of the ball of radius R = {radius:.4g}"
-    return f"the risk {risk:.4g} at the start is above the threshold {largest:.4g}{where}"
+def _certificate(
+    ball: InitialBall | RunningBall,
+    passed: Forward,
+    risk: float,
+    radius: float | None,
+    theorem: Literal["sharp", "explicit", "running"],
+) -> Certificate:
+    unfit = _unfit(ball, passed)
+    if unfit:
+        found = radius or 0.0, 0.0, 0.0, unfit
+    elif theorem == "explicit":
+        found = _by_one_radius(ball, risk, radius)
+    else:
+        found = _by_budget(ball, risk, radius)
+    reach, rate, largest, reason = found
+    if rate == 0.0 and not reason:
+        where = "" if radius is None else f" of the ball of radius R = {radius:.4g}"
+        reason = f"the risk {risk:.4g} at the start is above the threshold {largest:.4g}{where}"
+    return Certificate(
+        rate > 0.0, reach, rate, risk, largest, ball.feature_eigenvalue, theorem, reason
+    )
 
 
 def _require_radius(radius: float | None) -> None:
@@ -181,30 +202,7 @@ def initial_certificate(
         )
     passed = forward(net, weights, x)
     ball, risk = initial_ball(net, weights, x, passed), risk_bound(weights, passed, y)
-    reason = _unfit(ball, ball.feature_eigenvalue, passed.states[0], weights.width)
-    if reason:
-        return Certificate(
-            False, radius or 0.0, 0.0, risk, 0.0, ball.feature_eigenvalue, constants, reason
-        )
-    sharp = constants == "sharp"
-    found = _certify(ball.root, risk, radius) if sharp else _certify_explicit(ball, risk, radius)
-    reach, rate, largest = found
-    if rate == 0.0:
-        reason = _too_much(risk, largest, radius)
-        lost = ball.explicit_eigenvalue(reach)
-        if radius is not None and not sharp and lost <= 0.0:
-            reason = f"at radius R = {radius:.4g} the bound λ_R = {float(lost):.4g} is ≤ 0"
-        elif radius is not None and sharp and not ball.root(radius) > 0.0:
-            kernel = math.sqrt(ball.feature_eigenvalue) - float(ball.kernel_loss(radius))
-            reason = (
-                f"at radius R = {radius:.4g} the bound √λ_R = {kernel:.4g} is ≤ 0"
-                if kernel <= 0.0
-                else f"at radius R = {radius:.4g} the layers' Lipschitz constants may add up to "
-                f"{float(ball.stretch(radius)):.4g} ≥ 1"
-            )
-    return Certificate(
-        rate > 0.0, reach, rate, risk, largest, ball.feature_eigenvalue, constants, reason
-    )
+    return _certificate(ball, passed, risk, radius, constants)
 
 
 def running_certificate(
@@ -227,23 +225,4 @@ def running_certificate(
     _require_radius(radius)
     passed = forward(net, weights, x)
     ball, risk = running_ball(net, weights, x, passed), risk_bound(weights, passed, y)
-    reason = _unfit(ball, ball.eigenvalue, passed.states[0], weights.width)
-    if not reason and float(ball.steepest(0.0)) >= 1.0:
-        reason = (
-            "a layer may be too steep to keep its points apart: its Lipschitz bound over the depth "
-            f"is {float(ball.steepest(0.0)):.4g} ≥ 1, so no certificate exists"
-        )
-    if reason:
-        return Certificate(False, radius or 0.0, 0.0, risk, 0.0, ball.eigenvalue, "running", reason)
-    reach, rate, largest = _certify(ball.root, risk, radius)
-    if rate == 0.0:
-        reason = _too_much(risk, largest, radius)
-        if radius is not None and not ball.root(radius) > 0.0:
-            kernel = math.sqrt(ball.eigenvalue) - float(ball.kernel_loss(radius))
-            reason = (
-                f"at radius R = {radius:.4g} the bound √λ_R = {kernel:.4g} is ≤ 0"
-                if kernel <= 0.0
-                else f"at radius R = {radius:.4g} a layer's Lipschitz bound over the depth may be "
-                f"{float(ball.steepest(radius)):.4g} ≥ 1"
-            )
-    return Certificate(rate > 0.0, reach, rate, risk, largest, ball.eigenvalue, "running", reason)
+    return _certificate(ball, passed, risk, radius, "running")

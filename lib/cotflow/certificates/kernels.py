@@ -74,15 +74,19 @@ def forward(net: ResidualNet, weights: Weights, x: Float[Tensor, "*data n d"]) -
         reach = length(h)[..., None] * length(W)[..., None, :] + b.abs()
         wrong = 8.0 * UNIT * phi.abs().clamp_min(1.0) + gamma(q + 2) * up(reach)
         moved = wrong + length(W)[..., None, :] * error[..., None]
+        wrong_features = up(torch.linalg.matrix_norm(moved), moved.shape[-2] * m)
         features.append(phi)
-        feature_errors.append(up(torch.linalg.matrix_norm(moved), moved[0].numel() + q * m))
+        feature_errors.append(torch.where(wrong_features.isnan(), math.inf, wrong_features))
         size = length(V.mT)[..., None, :] / m
         local = (size * (wrong + gamma(m + 4) * phi.abs())).sum(-1) / depth
         h = h + phi @ V.mT / (m * depth)
         error = error * (1.0 + slopes[..., k, None] / depth) + up(local, m)
         error = up(error + 2.0 * UNIT * length(h))
+        error = torch.where(error.isnan(), math.inf, error)
         states.append(h)
         errors.append(error)
+    if not bool(torch.isfinite(torch.stack(states)).all()):
+        raise ValueError("certificate: the network's hidden states are beyond the range of numbers")
     return Forward(
         torch.stack(states, -3),
         torch.stack(errors, -2),

@@ -43,10 +43,10 @@ def pl_bound(
 def pl_bound_independent(
     net: ResidualNet, weights: Weights, x: Float[Tensor, "*data n d"]
 ) -> Float[Tensor, "*runs"]:
-    """c = (2/N) σ_min(B)² (√λ_min(K̄) − ((1/L)Σ_k ‖K_k‖_F (Π_{j>k}(1 + Lip_j/L) − 1)²)^{1/2})₊².
+    """c = (2/N) σ_min(B)² (√λ_min(K̄) − ((1/L)Σ_k tr K_k (Π_{j>k}(1 + Lip_j/L) − 1)²)^{1/2})₊².
 
     K̄ = (1/L)Σ_k K_k is the kernel of all L·m features together, so that layers with fewer
-    features than points count: |∂L|² ≥ c·L near V = 0. Since ‖K_k‖_F ≤ N for |σ| ≤ 1, it is at
+    features than points count: |∂L|² ≥ c·L near V = 0. Since tr K_k ≤ N for |σ| ≤ 1, it is at
     least (2/N) σ_min(B)² (√λ_min(K̄) − √N(e^Λ − 1))₊² with Λ = (1/L)Σ Lip_k.
 
     Source: [C], proof in the chapter on local PL.
