@@ -15,12 +15,14 @@ from cotflow.certificates.hypotheses import coincident, require_ball, require_da
 from cotflow.certificates.initial_ball import InitialBall, initial_ball
 from cotflow.certificates.kernels import Forward, forward
 from cotflow.certificates.norms import risk_bound
-from cotflow.certificates.rounding import down, up
+from cotflow.certificates.rounding import Reals, down, up
 from cotflow.certificates.running_ball import RunningBall, running_ball
 from cotflow.network import ResidualNet, Weights
 
 # Right-endpoint sums of a nonincreasing function on so many intervals: low by about 1/1000.
 INTERVALS = 4096
+# Finer towards 0, since a ball may be a small part of the largest one.
+GRID = (np.arange(INTERVALS + 1) / INTERVALS) ** 2
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Certificate:
     reason: str
 
 
-def last_positive(function: Callable[[float], np.ndarray]) -> float:
+def last_positive(function: Callable[[Reals], Reals]) -> float:
     """The end of {R : f(R) > 0} for f nonincreasing, from inside; 0 if f(0) ≤ 0."""
     if not function(0.0) > 0.0:
         return 0.0
@@ -66,15 +68,13 @@ def last_positive(function: Callable[[float], np.ndarray]) -> float:
     return low
 
 
-def descent_budget(
-    root: Callable[[np.ndarray], np.ndarray], reach: float
-) -> tuple[np.ndarray, np.ndarray]:
+def descent_budget(root: Callable[[Reals], Reals], reach: float) -> tuple[np.ndarray, np.ndarray]:
     """(R, ½∫₀^R √m dr from below) on a grid of [0, reach], √m nonincreasing.
 
     √L falls by at least ½√m(r) for every unit of length, so a flow with √L(μ_0) ≤ ½∫₀^R √m
     never becomes longer than R.
     """
-    radii = reach * (np.arange(INTERVALS + 1) / INTERVALS)
+    radii = reach * GRID
     steps = root(radii[1:]) * np.diff(radii)
     return radii, down(np.concatenate([[0.0], np.cumsum(steps)]) / 2.0, INTERVALS)
 
@@ -102,7 +102,7 @@ def _by_one_radius(
     reach = last_positive(ball.explicit) if radius is None else radius
     radii = np.array([reach])
     if radius is None:
-        radii = reach * (np.arange(INTERVALS + 1) / INTERVALS)
+        radii = reach * GRID
     thresholds = down(ball.explicit(radii) * radii**2 / 4.0)
     best = int(thresholds.argmax())
     enough = np.flatnonzero(risk <= thresholds)

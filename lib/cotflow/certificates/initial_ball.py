@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.typing import ArrayLike
 
 from cotflow.certificates.kernels import Forward, exact, forward, length
 from cotflow.certificates.norms import data_norm, feature_norms
-from cotflow.certificates.rounding import down, up
+from cotflow.certificates.rounding import Reals, down, up
 from cotflow.certificates.slope import output_constant
 from cotflow.network import ResidualNet, Weights
 
@@ -40,19 +39,19 @@ class InitialBall:
     data_radius: float
     output: float
 
-    def kernel_loss(self, radius: ArrayLike) -> np.ndarray:
+    def kernel_loss(self, radius: Reals) -> Reals:
         """G(R) = R√(κ² + (4/9)Nβ₀²) + √N R²/(2√2): √λ_min(K_k) is lost by at most so much, in
         the mean over the layers."""
         R, N = np.asarray(radius, dtype=float), self.points
         slope = math.sqrt(self.data_norm**2 + 4.0 * N * self.feature_norm**2 / 9.0)
         return up(R * slope + math.sqrt(N) * R**2 / (2.0 * math.sqrt(2.0)))
 
-    def stretch(self, radius: ArrayLike) -> np.ndarray:
+    def stretch(self, radius: Reals) -> Reals:
         """Λ(R) = β₀R + R²/2 ≥ (1/L)Σ Lip F_k."""
         R = np.asarray(radius, dtype=float)
         return up(self.feature_norm * R + R**2 / 2.0)
 
-    def root(self, radius: ArrayLike) -> np.ndarray:
+    def root(self, radius: Reals) -> Reals:
         """√m(R) = σ_min(B) √(2/N) (√λ₀ − G(R))₊ (1 − Λ(R))₊, nonincreasing in R, every depth."""
         kernel = np.maximum(
             down(math.sqrt(self.feature_eigenvalue)) - self.kernel_loss(radius), 0.0
@@ -60,13 +59,13 @@ class InitialBall:
         kept = np.maximum(1.0 - self.stretch(radius), 0.0)
         return down(self.output * math.sqrt(2.0 / self.points) * kernel * kept)
 
-    def explicit_eigenvalue(self, radius: ArrayLike) -> np.ndarray:
+    def explicit_eigenvalue(self, radius: Reals) -> Reals:
         """λ_R = λ₀ − 2N(√(1 + (X₀ + R)²) + b₀)R."""
         R = np.asarray(radius, dtype=float)
         lost = 2.0 * self.points * (np.hypot(1.0, self.data_radius + R) + self.feature_moment) * R
         return self.feature_eigenvalue - up(lost)
 
-    def explicit(self, radius: ArrayLike) -> np.ndarray:
+    def explicit(self, radius: Reals) -> Reals:
         """m(R) = σ_min(B)² (2/N) λ_R e^{−2R(b₀ + R)} where λ_R > 0, else 0; never above root²."""
         R = np.asarray(radius, dtype=float)
         positive = np.maximum(self.explicit_eigenvalue(R), 0.0)

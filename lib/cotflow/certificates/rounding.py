@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor
 
 UNIT = 2.0**-53
+Reals = float | np.ndarray
 Value = TypeVar("Value", float, np.ndarray, Tensor)
 
 

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from numpy.typing import ArrayLike
 
 from cotflow.certificates.kernels import Forward, exact, forward
 from cotflow.certificates.norms import data_norm, feature_norms
-from cotflow.certificates.rounding import down, up
+from cotflow.certificates.rounding import Reals, down, up
 from cotflow.certificates.slope import output_constant
 from cotflow.network import ResidualNet, Weights
 
@@ -43,7 +42,7 @@ class RunningBall:
     def _mean(self, values: np.ndarray) -> float:
         return float(up(values.mean(), self.depth))
 
-    def drift(self, radius: ArrayLike) -> np.ndarray:
+    def drift(self, radius: Reals) -> Reals:
         """δ(R) = R√(N + mean U²κ²) exp(mean Uβ + √(mean U²) R) ≥ (Σ_i|x_{k,i} − x⁰_{k,i}|²)^½."""
         R, U, mean = np.asarray(radius, dtype=float), self.outer, self._mean
         exponent = up(mean(U * self.inner) + math.sqrt(mean(U**2)) * R)
@@ -52,7 +51,7 @@ class RunningBall:
             drift = up(R * math.sqrt(self.points + mean((U * self.data_norm) ** 2)) * growth)
         return np.where(np.isnan(drift), np.inf, drift)
 
-    def kernel_loss(self, radius: ArrayLike) -> np.ndarray:
+    def kernel_loss(self, radius: Reals) -> Reals:
         """(max κ + δ)R + √(mean β²) δ."""
         R, drift = np.asarray(radius, dtype=float), self.drift(radius)
         with np.errstate(over="ignore", invalid="ignore"):
@@ -60,18 +59,18 @@ class RunningBall:
             loss = up((self.data_norm.max() + drift) * R + inner)
         return np.where(np.isnan(loss), np.inf, loss)
 
-    def stretch(self, radius: ArrayLike) -> np.ndarray:
+    def stretch(self, radius: Reals) -> Reals:
         """Λ(R) = mean Uβ + R√(mean(U² + β²)) + R²/2 ≥ (1/L)Σ Lip F_k."""
         R, U, beta, mean = np.asarray(radius, dtype=float), self.outer, self.inner, self._mean
         return up(mean(U * beta) + R * math.sqrt(mean(U**2 + beta**2)) + R**2 / 2.0)
 
-    def steepest(self, radius: ArrayLike) -> np.ndarray:
+    def steepest(self, radius: Reals) -> Reals:
         """â(R) = min(max_k (U_k + √L R)(β_k + √L R)/L, Λ(R)) ≥ max_k Lip F_k/L."""
         reach = math.sqrt(self.depth) * np.asarray(radius, dtype=float)[..., None]
         layers = (self.outer + reach) * (self.inner + reach) / self.depth
         return np.minimum(up(layers.max(-1)), self.stretch(radius))
 
-    def root(self, radius: ArrayLike) -> np.ndarray:
+    def root(self, radius: Reals) -> Reals:
         """√m(R) = σ_min(B) √(2/N) (1 − â)^{Λ/â} (√λ̄ − (max κ + δ)R − √(mean β²) δ)₊, and 0
         where â ≥ 1; nonincreasing in R."""
         kernel = np.maximum(
