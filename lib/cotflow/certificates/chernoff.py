@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-# −½ − ln(½)/2 turned round: e^{−δ}/(1 − δ)^{1−δ} at δ = ½ is e^{−(1 − ln 2)/2}.
+# e^{−δ}/(1 − δ)^{1−δ} at δ = ½ is e^{−(1 − ln 2)/2}.
 EXPONENT = (1.0 - math.log(2.0)) / 2.0
 
 
@@ -27,7 +27,8 @@ def chernoff_probability(features: int, eigenvalue: float, points: int) -> float
     _require(eigenvalue, points)
     if features < 1:
         raise ValueError(f"features: expected at least 1, received {features}")
-    return max(0.0, 1.0 - points * math.exp(-EXPONENT * features * eigenvalue / points))
+    failure = points * math.exp(-EXPONENT * features * eigenvalue / points)
+    return max(0.0, 1.0 - failure * (1.0 + 1e-12))
 
 
 def features_needed(eigenvalue: float, points: int, failure: float) -> int:
@@ -35,4 +36,5 @@ def features_needed(eigenvalue: float, points: int, failure: float) -> int:
     _require(eigenvalue, points)
     if not 0.0 < failure < 1.0:
         raise ValueError(f"features: expected 0 < failure < 1, received {failure}")
-    return math.ceil(points * math.log(points / failure) / (EXPONENT * eigenvalue))
+    needed = points * math.log(points / failure) / (EXPONENT * eigenvalue)
+    return math.ceil(needed * (1.0 + 1e-12))
