@@ -9,8 +9,8 @@ import os
 # at great depth otherwise spends its time on page faults. Heeded only before torch's first tensor.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
-from cotflow import bounds, compiled, neural_ode
-from cotflow.activations import GELU, IDENTITY, RELU, TANH, activation
+from cotflow import bounds, certificates, compiled, neural_ode
+from cotflow.activations import COS, GELU, IDENTITY, RELU, TANH, activation
 from cotflow.adjoint import gradient
 from cotflow.checkpoint import Checkpoint
 from cotflow.claims import Claim, Untested
@@ -41,6 +41,7 @@ from cotflow.transport import (
 
 __all__ = [
     "BOGACKI_SHAMPINE",
+    "COS",
     "EULER",
     "GELU",
     "HEUN",
@@ -59,6 +60,7 @@ __all__ = [
     "Weights",
     "activation",
     "bounds",
+    "certificates",
     "compiled",
     "conditional_distance",
     "distance_to_reference",

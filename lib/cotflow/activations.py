@@ -67,12 +67,21 @@ RELU = Activation(
 IDENTITY = Activation(
     "identity", torch.clone, torch.ones_like, lipschitz=1.0, curvature=0.0, bound=math.inf
 )
+COS = Activation(
+    "cos",
+    torch.cos,
+    lambda z: torch.sin(z).neg_(),
+    lipschitz=1.0,
+    curvature=1.0,
+    bound=1.0,
+)
 
-ACTIVATIONS = {a.name: a for a in (GELU, TANH, RELU, IDENTITY)}
+ACTIVATIONS = {a.name: a for a in (GELU, TANH, RELU, IDENTITY, COS)}
 
 
 def activation(name: str) -> Activation:
-    """The activation of that name: gelu (exact, no tanh approximation), tanh, relu, identity."""
+    """The activation of that name: gelu (exact, no tanh approximation), tanh, relu,
+    identity, cos."""
     if name not in ACTIVATIONS:
         raise ValueError(f"activation: expected one of {', '.join(ACTIVATIONS)}, received {name!r}")
     return ACTIVATIONS[name]

@@ -11,7 +11,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cotflow import compiled, sweeps
-from cotflow.activations import ACTIVATIONS
 from cotflow.network import LAYERED, ResidualNet, Weights
 from cotflow.sweeps import Sweep
 
@@ -55,8 +54,8 @@ def gradient(
     ----------
     x, y : data; they may omit the run axes, and then serve every run.
     backend : "plain" is the torch loop over layers; "compiled" uses a C kernel built for these
-        sizes (CPU, real numbers, the four activations); "auto" takes the kernel where there is a
-        compiler and enough work. Both agree to rounding.
+        sizes (CPU, real numbers, gelu, tanh, relu, identity); "auto" takes the kernel where there
+        is a compiler and enough work. Both agree to rounding.
     segment : checkpointing over depth. Of each segment of so many layers the first state alone is
         kept and the rest made again in the backward sweep: the same gradient, to rounding, for one
         more forward sweep. Memory beside the weights O(n q L/c + n (q + m) c) instead of
@@ -95,8 +94,8 @@ def _engine(backend: str, net: ResidualNet, weights: Weights, x: Tensor) -> Call
         if not compiled.supports(net, weights, x):
             raise ValueError(
                 "backend 'compiled': expected float32 or float64 tensors on the CPU and one of the "
-                f"activations {', '.join(ACTIVATIONS)}, received {x.dtype} on {x.device} with "
-                f"{net.activation.name}"
+                f"activations {', '.join(a.name for a in compiled.COVERED)}, received {x.dtype} on "
+                f"{x.device} with {net.activation.name}"
             )
         return compiled.sweep
     if backend != "auto":

@@ -24,7 +24,8 @@ from cotflow.memory import empty
 from cotflow.network import LAYERED, ResidualNet, Weights
 from cotflow.sweeps import Sweep
 
-CODES = {id(GELU): 0, id(TANH): 1, id(RELU): 2, id(IDENTITY): 3}
+COVERED = (GELU, TANH, RELU, IDENTITY)
+CODES = {id(activation): code for code, activation in enumerate(COVERED)}
 SUFFIX = {torch.float32: ("float", "f"), torch.float64: ("double", "")}
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math",
          "-ffp-contract=fast", "-shared", "-fPIC", "-std=gnu11")  # fmt: skip
@@ -37,7 +38,7 @@ class CompilerMissing(RuntimeError):
 
 
 def supports(net: ResidualNet, weights: Weights, x: Tensor) -> bool:
-    """Whether the kernel covers this network: real CPU tensors and one of the four activations."""
+    """Whether the kernel covers this network: real CPU tensors, an activation among COVERED."""
     tensors = [*weights.tensors().values(), x]
     return (
         id(net.activation) in CODES

@@ -1,0 +1,45 @@
+"""Certificates of convergence: numbers computed at the start that bound the whole flow.
+
+For h_{k+1} = h_k + (1/(Lm)) Σ_j u_j σ(w_j·h_k + b_j), |σ| ≤ 1, |σ′| ≤ 1, and the risk
+(1/2N)Σ|Bh_L − y|². One direction: features → kernel → slope at one net → slope on a ball →
+certificate. Every bound is rounded outward.
+"""
+
+from cotflow.certificates.certificate import (
+    Certificate,
+    descent_budget,
+    initial_certificate,
+    running_certificate,
+)
+from cotflow.certificates.chernoff import chernoff_probability, features_needed
+from cotflow.certificates.initial_ball import InitialBall, initial_ball
+from cotflow.certificates.kernels import (
+    gaussian_cos,
+    kernel_gaussian_cos,
+    layer_kernels,
+    lipschitz,
+)
+from cotflow.certificates.running_ball import RunningBall, running_ball
+from cotflow.certificates.slope import pl_bound, pl_bound_independent
+from cotflow.certificates.spectrum import least_eigenvalue, least_feature_eigenvalue
+
+__all__ = [
+    "Certificate",
+    "InitialBall",
+    "RunningBall",
+    "chernoff_probability",
+    "descent_budget",
+    "features_needed",
+    "gaussian_cos",
+    "initial_ball",
+    "initial_certificate",
+    "kernel_gaussian_cos",
+    "layer_kernels",
+    "least_eigenvalue",
+    "least_feature_eigenvalue",
+    "lipschitz",
+    "pl_bound",
+    "pl_bound_independent",
+    "running_ball",
+    "running_certificate",
+]

@@ -1,0 +1,88 @@
+"""What the certificates ask of a network and of its data, in sentences."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cotflow.network import ResidualNet, Weights
+
+# Below every product of a few dozen numbers of the size that doubles resolve.
+LARGEST = 1e60
+
+
+def require_network(net: ResidualNet) -> None:
+    """h_{k+1} = h_k + (1/(Lm)) Σ_j u_j σ(w_j·h_k + b_j), |σ′| ≤ 1, L = (1/2N)Σ|F − y|², V trained,
+    in the metric (1/(Lm))Σ|ω|²."""
+    if not net.activation.lipschitz <= 1.0:
+        raise ValueError(
+            "certificate: expected an activation with |σ′| ≤ 1, received "
+            f"{net.activation.name!r} with sup|σ′| = {net.activation.lipschitz:.4g}"
+        )
+    expected = {
+        "width_scaling": "mean",
+        "input_scaling": "none",
+        "depth_exponent": 1.0,
+        "loss_factor": 0.5,
+        "metric": "particle",
+    }
+    for name, value in expected.items():
+        if getattr(net, name) != value:
+            raise ValueError(
+                f"certificate: expected {name} = {value!r} (a mean_field_net), received "
+                f"{getattr(net, name)!r}"
+            )
+    if "V" not in net.trained or any(v != 1.0 for v in net.speed.values()):
+        raise ValueError(
+            "certificate: expected V among the trained parameters and all speeds 1, received "
+            f"trained = {net.trained}, speed = {dict(net.speed)}"
+        )
+
+
+def require_ball(net: ResidualNet, weights: Weights) -> None:
+    """On a ball of measures also |σ| ≤ 1, A and B frozen, and one run at a time."""
+    if not (net.activation.bound <= 1.0 and net.activation.lipschitz <= 1.0):
+        raise ValueError(
+            "certificate: expected an activation with |σ| ≤ 1 and |σ′| ≤ 1 (tanh, cos), received "
+            f"{net.activation.name!r} with sup|σ| = {net.activation.bound:.4g} and sup|σ′| = "
+            f"{net.activation.lipschitz:.4g}"
+        )
+    require_network(net)
+    if {"A", "B"} & set(net.trained):
+        raise ValueError(
+            f"certificate: expected A and B frozen, received trained = {net.trained}: the ball "
+            "is one of measures of (V, W, b)"
+        )
+    if weights.V.ndim != 3 or weights.A.ndim != 2 or weights.B.ndim != 2:
+        raise ValueError(
+            "certificate: expected the weights of one run, V of shape (L, q, m), received "
+            f"{tuple(weights.V.shape)}; certify the runs of a batch one after another"
+        )
+
+
+def require_data(weights: Weights, x: Tensor, y: Tensor | None = None) -> None:
+    """x of shape (*, N, d), y of shape (*, N, d′), all numbers finite."""
+    d, out = weights.A.shape[-1], weights.B.shape[-2]
+    if x.ndim < 2 or x.shape[-2] < 1 or x.shape[-1] != d:
+        raise ValueError(f"certificate: expected x of shape (N, {d}), received {tuple(x.shape)}")
+    if y is not None and tuple(y.shape[-2:]) != (x.shape[-2], out):
+        raise ValueError(
+            f"certificate: expected y of shape ({x.shape[-2]}, {out}), received {tuple(y.shape)}"
+        )
+    named = weights.tensors() | {"x": x} | ({} if y is None else {"y": y})
+    for name, value in named.items():
+        if not bool((value.abs() <= LARGEST).all()):
+            raise ValueError(
+                f"certificate: expected finite numbers up to {LARGEST:.0e} in {name}, received "
+                f"{float(value.abs().max()):.3g}"
+            )
+
+
+def coincident(points: Float[Tensor, "n q"]) -> tuple[int, int] | None:
+    """The first two rows that are equal, if any."""
+    _, where, counts = torch.unique(points, dim=0, return_inverse=True, return_counts=True)
+    for i, group in enumerate(where.tolist()):
+        if counts[group] > 1:
+            return i, where.tolist().index(group, i + 1)
+    return None

@@ -1,0 +1,29 @@
+"""Outward rounding: computed numbers made into bounds on the exact ones, u = 2⁻⁵³."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import numpy as np
+from torch import Tensor
+
+UNIT = 2.0**-53
+Reals = float | np.ndarray
+Value = TypeVar("Value", float, np.ndarray, Tensor)
+
+
+def gamma(operations: int) -> float:
+    """γ_k = ku/(1 − ku): |computed − exact| ≤ γ_k Σ|a_i b_i| for a sum of at most k products,
+    in any order and with or without fused operations. Underflow is left out."""
+    return operations * UNIT / (1.0 - operations * UNIT)
+
+
+def up(value: Value, operations: int = 0) -> Value:
+    """An upper bound on a number ≥ 0 that was computed from numbers ≥ 0 by sums, products,
+    quotients and square roots: at most ``operations`` terms a sum and 64 roundings besides."""
+    return value * (1.0 + 2.0 * gamma(operations + 64))
+
+
+def down(value: Value, operations: int = 0) -> Value:
+    """The lower bound that belongs to :func:`up`."""
+    return value * (1.0 - 2.0 * gamma(operations + 64))
