@@ -35,7 +35,7 @@ def entropic_distance(
     nu: Float[Tensor, "*runs L m2 p"],
     epsilon: float,
     *,
-    tolerance: float = 1e-9,
+    tolerance: float = 1e-5,
     max_iterations: int = 100_000,
 ) -> EntropicDistance:
     """OT_ε(α, β) = min_π ∫|x−y|²dπ + ε KL(π | α ⊗ β), for every layer of uniform atoms at once.
@@ -45,7 +45,8 @@ def entropic_distance(
     Parameters
     ----------
     epsilon : in the units of |x − y|².
-    tolerance : largest total error of a marginal, Σ_i |(π1)_i − 1/m|, in any layer.
+    tolerance : largest total error of a marginal, Σ_i |(π1)_i − 1/m|, in any layer. The values are
+        dual and much more accurate than that; the plan's cost is of that accuracy.
 
     Raises
     ------

@@ -122,5 +122,10 @@ def on_product(family: Float[Tensor, "*runs L m p"]) -> Float[Tensor, "*runs 1 L
 
 def product_distance(mu: Float[Tensor, "L m p"], nu: Float[Tensor, "L2 m2 p"]) -> Float[Tensor, ""]:
     """W₂ on [0,1] × Ω with layer k at s = (k − ½)/L: mass may change layer, so W₂ ≤ d."""
+    if mu.shape[-1] != nu.shape[-1]:
+        raise ValueError(
+            "product distance: expected two families with the same particle dimension, received "
+            f"shapes {tuple(mu.shape)} and {tuple(nu.shape)}"
+        )
     points = [on_product(family.detach().to("cpu", torch.float64)) for family in (mu, nu)]
     return layer_distances(*points)[0]
