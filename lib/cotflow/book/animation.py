@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from matplotlib.colors import to_hex
 from numpy.typing import ArrayLike
 
 from cotflow.book import style
@@ -19,7 +20,8 @@ from cotflow.book import style
 WIDTH, HEIGHT, MARGIN = 330, 230, 26
 
 RULES = """<style>
-.cotflow-motion { background: PAPER; color: INK; padding: .6rem .8rem; border-radius: .4rem; }
+.cotflow-motion { background: PAPER; color: INK; color-scheme: light; }
+.cotflow-motion { padding: .6rem .8rem; border-radius: .4rem; }
 .cotflow-motion .panels { display: flex; flex-wrap: wrap; gap: .4rem 1.2rem; }
 .cotflow-motion svg { flex: 1 1 17rem; min-width: 0; max-width: 100%; height: auto; }
 .cotflow-motion text { fill: INK; font: 12px sans-serif; }
@@ -46,14 +48,14 @@ class Panel:
     Parameters
     ----------
     start, end : (points, 2), in the coordinates of the axes.
-    colours : one a point.
+    colours : one a point, as matplotlib names or codes them.
     description : what the picture shows, for those who do not see it.
     """
 
     title: str
     start: ArrayLike
     end: ArrayLike
-    colours: Sequence[str]
+    colours: Sequence
     description: str
 
 
@@ -111,6 +113,7 @@ class Animation:
         for (x, y), (x1, y1), colour in zip(
             self._screen(panel.start), self._screen(panel.end), panel.colours, strict=True
         ):
+            colour = to_hex(colour)
             paths.append(
                 f'<path d="M{x:.1f} {y:.1f}L{x1:.1f} {y1:.1f}" stroke="{colour}" opacity=".3"/>'
                 f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" stroke="{colour}" fill="none"/>'
