@@ -205,3 +205,39 @@ def test_shapes_that_do_not_fit_are_named(monkeypatch, distance, shape):
     with pytest.raises(ValueError) as caught:
         distance(family(0), torch.zeros(shape))
     assert "(3, 4, 2)" in str(caught.value) and str(shape) in str(caught.value)
+
+
+def test_masses_are_those_of_repeated_atoms():
+    mu, nu = family(0, width=2), family(1, width=4)
+    masses = torch.tensor([0.25, 0.75], dtype=torch.float64).expand(3, 2)
+    uniform = torch.full((3, 4), 0.25, dtype=torch.float64)
+    repeated = mu[:, [0, 1, 1, 1]]
+    torch.testing.assert_close(
+        conditional_distance(mu, nu, (masses, uniform)), conditional_distance(repeated, nu)
+    )
+
+
+def test_product_distance_refuses_another_particle_dimension(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(ValueError) as caught:
+        product_distance(family(0, p=2), family(0, layers=2, p=3))
+    assert "(3, 4, 2)" in str(caught.value) and "(2, 4, 3)" in str(caught.value)
+
+
+def test_a_different_number_of_layers_is_refused_in_a_sentence(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(ValueError) as caught:
+        conditional_distance(family(0, layers=3), family(1, layers=5))
+    assert str(caught.value) == (
+        "conditional distance: expected two families with the same runs, layers and particle "
+        "dimension, received shapes (3, 4, 2) and (5, 4, 2)"
+    )
+
+
+def test_midpoint_layers_tell_frequencies_apart_up_to_half_the_depth():
+    """d = 1 between n and m below S/2 exactly; n and S − n are the same network."""
+    for n in range(1, 8):
+        for m in range(1, n):
+            d = float(conditional_distance(oscillating(n, 16), oscillating(m, 16)))
+            assert d == pytest.approx(1.0, abs=1e-12)
+        assert float(conditional_distance(oscillating(n, 16), oscillating(16 - n, 16))) < 1e-12

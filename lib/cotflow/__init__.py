@@ -16,6 +16,7 @@ from cotflow.checkpoint import Checkpoint
 from cotflow.claims import Claim, Untested
 from cotflow.data import gaussian_data, published
 from cotflow.depth import distance_to_reference, interpolate
+from cotflow.entropic import entropic_distance
 from cotflow.flows import (
     BOGACKI_SHAMPINE,
     EULER,
@@ -27,10 +28,12 @@ from cotflow.flows import (
     frobenius_clip,
     gradient_flow,
 )
+from cotflow.geodesics import Geodesic, geodesic
 from cotflow.initial import GaussianPath, Sizes, independent, smooth, tied
 from cotflow.network import ResidualNet, Weights, marion_net, mean_field_net, stack
 from cotflow.observables import gaps, largest_gap, largest_norm, squared_gaps
 from cotflow.rates import loglog_slope, mean_interval
+from cotflow.sliced import directions, sliced_distance
 from cotflow.transport import (
     conditional_distance,
     labelled_distance,
@@ -54,6 +57,7 @@ __all__ = [
     "Claim",
     "DivergenceError",
     "GaussianPath",
+    "Geodesic",
     "ResidualNet",
     "Sizes",
     "Untested",
@@ -63,11 +67,14 @@ __all__ = [
     "certificates",
     "compiled",
     "conditional_distance",
+    "directions",
     "distance_to_reference",
+    "entropic_distance",
     "flow",
     "frobenius_clip",
     "gaps",
     "gaussian_data",
+    "geodesic",
     "gradient",
     "gradient_flow",
     "independent",
@@ -84,6 +91,7 @@ __all__ = [
     "particles",
     "product_distance",
     "published",
+    "sliced_distance",
     "smooth",
     "squared_gaps",
     "stack",
