@@ -16,6 +16,7 @@ from cotflow.checkpoint import Checkpoint
 from cotflow.claims import Claim, Untested
 from cotflow.data import gaussian_data, published
 from cotflow.depth import distance_to_reference, interpolate
+from cotflow.field import continuous_sweep, field, landscape
 from cotflow.flows import (
     BOGACKI_SHAMPINE,
     EULER,
@@ -61,7 +62,9 @@ __all__ = [
     "bounds",
     "compiled",
     "conditional_distance",
+    "continuous_sweep",
     "distance_to_reference",
+    "field",
     "flow",
     "frobenius_clip",
     "gaps",
@@ -71,6 +74,7 @@ __all__ = [
     "independent",
     "interpolate",
     "labelled_distance",
+    "landscape",
     "largest_gap",
     "largest_norm",
     "layer_distances",
