@@ -17,6 +17,7 @@ from cotflow.claims import Claim, Untested
 from cotflow.data import gaussian_data, published
 from cotflow.depth import distance_to_reference, interpolate
 from cotflow.entropic import entropic_distance
+from cotflow.field import continuous_sweep, field, landscape
 from cotflow.flows import (
     BOGACKI_SHAMPINE,
     EULER,
@@ -70,6 +71,9 @@ __all__ = [
     "directions",
     "distance_to_reference",
     "entropic_distance",
+    "continuous_sweep",
+    "distance_to_reference",
+    "field",
     "flow",
     "frobenius_clip",
     "gaps",
@@ -80,6 +84,7 @@ __all__ = [
     "independent",
     "interpolate",
     "labelled_distance",
+    "landscape",
     "largest_gap",
     "largest_norm",
     "layer_distances",
