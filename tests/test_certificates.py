@@ -650,6 +650,9 @@ def no_nan(certificate):
 
 def test_reasons_are_sentences_for_people():
     net, weights, x, y = certified_problem()
+    found = initial_certificate(net, weights, x, y)
+    assert f"exp(−{found.rate:.3g} t)" in str(found) and "converges" in str(found)
+    assert str(initial_certificate(net, weights, x, 1e6 * y)).startswith("no certificate: ")
     twins = torch.cat([x[:2], x[1:2]])
     for certify in (initial_certificate, running_certificate):
         assert certify(net, weights, twins, y).reason == (

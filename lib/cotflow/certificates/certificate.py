@@ -52,6 +52,14 @@ class Certificate:
     theorem: Literal["sharp", "explicit", "running"]
     reason: str
 
+    def __str__(self) -> str:
+        if not self.holds:
+            return f"no certificate: {self.reason}"
+        return (
+            f"certified: the flow converges, L(t) ≤ exp(−{self.rate:.3g} t) L(0), "
+            f"and stays within {self.radius:.2g} of its start"
+        )
+
 
 def last_positive(function: Callable[[Reals], Reals]) -> float:
     """The end of {R : f(R) > 0} for f nonincreasing, from inside; 0 if f(0) ≤ 0."""
