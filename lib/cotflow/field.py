@@ -25,14 +25,15 @@ def field(
 
     For the layers of a net, h is the state *before* each layer, ``states[..., :-1, :, :]``, and p
     the adjoint *after* it, ``adjoints[..., 1:, :, :]``; any other pairing is off by O(1/L). At the
-    particles of the net this is −velocity of the metric "particle" at speed 1, and L·m·∂ℓ/∂ω.
+    particles of a net of depth exponent 1 this is −velocity of the metric "particle" at speed 1,
+    and L·m·∂ℓ/∂ω.
 
     Parameters
     ----------
     omega : points (u, w) or (u, w, b), ordered as :func:`cotflow.transport.particles` does.
     width : m; for the width scaling "mean" the field does not depend on it.
 
-    Source: [C]; [B] has the same field for its flow.
+    Source: [C], standard.
     """
     u, w, b = split(omega, h.shape[-1])
     z = _pre_activations(net, w, b, h)
