@@ -1,5 +1,7 @@
 """The a-priori bounds against random networks: no flow escapes, no line bends further down."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -137,3 +139,9 @@ def test_networks_outside_the_bounds_are_refused_in_one_sentence():
         no_blow_up(net, weights, x, torch.tensor(1.0), 1.0)
     with pytest.raises(ValueError, match="expected a net made by mean_field_net"):
         semiconvexity(marion_net(TANH), weights, gradient(net, weights, x, x), x)
+    with pytest.raises(ValueError, match="expected a net made by mean_field_net"):
+        slow = mean_field_net(TANH, depth_exponent=0.5)
+        semiconvexity(slow, weights, gradient(slow, weights, x, x), x)
+    with pytest.raises(ValueError, match="expected B = I"):
+        mean, turned = mean_field_net(TANH), replace(weights, B=-weights.B)
+        semiconvexity(mean, turned, gradient(mean, turned, x, x), x)

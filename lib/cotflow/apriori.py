@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cotflow.adjoint import Gradient
-from cotflow.network import ResidualNet, Weights
+from cotflow.network import ResidualNet, Weights, mean_field_net
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,12 @@ def semiconvexity(
     U = max|u|, R² = (1/(LM))Σ|ω|², X = max √(1 + |x_{k,i}|²), r = (1/n)Σ|x_{L,i} − y_i|,
     K₁ = sup|σ′|, K₂ = sup|σ″|, σ₀ = |σ(0)|. For ``mean_field_net`` with A = B = I.
     """
-    if net.width_scaling != "mean" or net.input_scaling != "none" or net.loss_factor != 0.5:
-        raise ValueError("semi-convexity: expected a net made by mean_field_net")
+    if net != mean_field_net(net.activation, trained=net.trained):
+        raise ValueError(f"semi-convexity: expected a net made by mean_field_net, received {net}")
+    eye = torch.eye(weights.state, dtype=weights.V.dtype, device=weights.V.device)
+    for name, value in (("A", weights.A), ("B", weights.B)):
+        if value.shape[-2:] != eye.shape or bool((value != eye).any()):
+            raise ValueError(f"semi-convexity: expected {name} = I, received another {name}")
     K1, K2 = net.activation.lipschitz, net.activation.curvature
     sigma0 = net.activation(weights.V.new_zeros(())).abs()
     U = weights.V.norm(dim=-2).amax((-2, -1))
