@@ -9,7 +9,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -29,18 +29,22 @@ from cotflow.network import Weights
 SHAPES = [("figure 2", 64), ("figure 1", 1024)]
 
 
-def seconds(step: Callable[[], object], budget: float = 2.0) -> float:
-    """Lower quartile of repeated timings, after two steps that do not count."""
-    step()
-    start = time.perf_counter()
-    step()
-    once = time.perf_counter() - start
-    times = []
-    for _ in range(max(5, min(200, int(budget / max(once, 1e-5))))):
+def seconds(ways: Mapping[str, Callable[[], object]], rounds: int = 12) -> dict[str, float]:
+    """Lower quartile of each way's timings. The ways take turns, so that a disturbance of the
+    machine meets all of them; two steps of each do not count."""
+    shares, times = {}, {name: [] for name in ways}
+    for name, step in ways.items():
+        step()
         start = time.perf_counter()
         step()
-        times.append(time.perf_counter() - start)
-    return statistics.quantiles(times, n=4)[0]
+        shares[name] = max(1, min(50, int(0.1 / max(time.perf_counter() - start, 1e-5))))
+    for _ in range(rounds):
+        for name, step in ways.items():
+            for _ in range(shares[name]):
+                start = time.perf_counter()
+                step()
+                times[name].append(time.perf_counter() - start)
+    return {name: statistics.quantiles(found, n=4)[0] for name, found in times.items()}
 
 
 def contenders(threads: int) -> list[dict]:
@@ -57,7 +61,7 @@ def contenders(threads: int) -> list[dict]:
             "torchdiffeq, adjoint": diffeq(e, odeint_adjoint),
             "jitted scan": jitted_scan(e),
         }
-        found = {name: seconds(way) for name, way in ways.items() if way}
+        found = seconds({name: way for name, way in ways.items() if way})
         n, m = e.x.shape[0], e.weights.width
         rows.append({"figure": figure, "L": depth, "n": n, "m": m, "threads": threads} | found)
     return rows
@@ -88,7 +92,7 @@ def scaling() -> dict[str, list[list[float]]]:
     }
     curves = {}
     for name, sizes in grids.items():
-        curves[name] = []
+        steps = {}
         for size in sizes:
             at = base | {name: size}
             g = torch.Generator().manual_seed(0)
@@ -98,7 +102,8 @@ def scaling() -> dict[str, list[list[float]]]:
             eye = torch.eye(16).expand(at["runs"], -1, -1)
             weights = Weights(eye, 0.1 * W.mT.contiguous(), W, eye)
             step = ours(Experiment(e.net, weights, x, x.flip(-1)), "compiled")
-            curves[name].append([size, seconds(step, 1.0)])
+            steps[size] = step
+        curves[name] = [list(point) for point in seconds(steps).items()]
     return curves
 
 
@@ -107,11 +112,11 @@ def batching(runs: int = 8) -> dict[str, float]:
     together = published("figure 2", 64, list(range(runs)))
     alone = [published("figure 2", 64, seed) for seed in range(runs)]
     steps = [ours(e, "compiled") for e in alone]
-    return {
-        "runs": runs,
-        "together": seconds(ours(together, "compiled")),
-        "one by one": seconds(lambda: [step() for step in steps]),
+    ways = {
+        "together": ours(together, "compiled"),
+        "one by one": lambda: [step() for step in steps],
     }
+    return {"runs": runs} | seconds(ways, rounds=40)
 
 
 CHILD = r"""
@@ -167,7 +172,7 @@ def published_runs() -> dict[str, dict[str, float]]:
         run(published("figure 1", depth, 0), 500, 0.01)
     first = time.perf_counter() - start
     # The loop is linear in depth from here on; the deepest nets need more memory than time.
-    loop = seconds(textbook(published("figure 1", 1024, 0))) / 1024
+    loop = seconds({"loop": textbook(published("figure 1", 1024, 0))})["loop"] / 1024
     start = time.perf_counter()
     second = published("figure 2", 64, 0)
     run(second, 80_000, 5e-3)
@@ -175,7 +180,7 @@ def published_runs() -> dict[str, dict[str, float]]:
         "figure 1": {"seconds": first, "textbook loop": 500 * loop * sum(depths)},
         "figure 2": {
             "seconds": time.perf_counter() - start,
-            "textbook loop": 80_000 * seconds(textbook(second)),
+            "textbook loop": 80_000 * seconds({"loop": textbook(second)})["loop"],
         },
     }
     return found
@@ -239,32 +244,38 @@ def aims(record: dict) -> list[list[str]]:
     return rows
 
 
-def record(output: Path, say: Callable[[str], None] = print) -> None:
-    """Run every benchmark and write the record."""
-    result = {
+def on(threads: int, measure: Callable[[], object]) -> object:
+    torch.set_num_threads(threads)
+    return measure()
+
+
+def parts() -> dict[str, Callable[[], object]]:
+    """The parts of a record; the ratios of each are measured in one go."""
+    cores = os.cpu_count() or 1
+    return {
+        "steps": lambda: [
+            row for t in sorted({1, cores}) for row in on(t, lambda t=t: contenders(t))
+        ],
+        "gradient errors": lambda: on(1, gradient_errors),
+        "scaling": lambda: on(1, scaling),
+        "batching": lambda: on(1, batching),
+        "batching on all cores": lambda: on(cores, batching),
+        "memory": memory,
+        "long flow": lambda: on(1, long_flow),
+        "published": lambda: on(cores, published_runs),
+    }
+
+
+def record(output: Path, only: Sequence[str] = (), say: Callable[[str], None] = print) -> None:
+    """Run the benchmarks and write the record; with ``only``, the other parts stay as they are."""
+    result = load() if only else {}
+    result |= {
         "date": datetime.now(UTC).date().isoformat(),
         "machine": provenance.machine(),
         "versions": provenance.versions() | jax_version(),
     }
-    cores = os.cpu_count() or 1
-    result["steps"] = []
-    for threads in sorted({1, cores}):
-        say(f"one step of every contender, {threads} thread(s)")
-        torch.set_num_threads(threads)
-        result["steps"] += contenders(threads)
-    torch.set_num_threads(1)
-    for name, measure in (
-        ("gradient errors", gradient_errors),
-        ("scaling", scaling),
-        ("batching", batching),
-        ("memory", memory),
-        ("long flow", long_flow),
-    ):
-        say(name)
-        result[name] = measure()
-    torch.set_num_threads(cores)
-    say(f"batching, {cores} thread(s)")
-    result["batching on all cores"] = batching()
-    say("the papers' figures at full length")
-    result["published"] = published_runs()
+    for name, measure in parts().items():
+        if not only or name in only:
+            say(name)
+            result[name] = measure()
     output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
