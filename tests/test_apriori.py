@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 from cotflow.activations import ACTIVATIONS, GELU, TANH
 from cotflow.adjoint import gradient
-from cotflow.apriori import largest_layer, layer_rate, no_blow_up, semiconvexity
+from cotflow.apriori import layer_rate, no_blow_up, semiconvexity
 from cotflow.flows import RK4, flow
 from cotflow.initial import Sizes, tied
 from cotflow.network import ResidualNet, Weights, marion_net, mean_field_net
+from cotflow.observables import largest_layer
 
 SIZE = st.sampled_from([0.03, 0.3, 1.0, 3.0])
 

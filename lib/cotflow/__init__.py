@@ -32,7 +32,7 @@ from cotflow.flows import (
 from cotflow.geodesics import Geodesic, geodesic
 from cotflow.initial import GaussianPath, Sizes, independent, smooth, tied
 from cotflow.network import ResidualNet, Weights, marion_net, mean_field_net, stack
-from cotflow.observables import gaps, largest_gap, largest_norm, squared_gaps
+from cotflow.observables import gaps, largest_gap, largest_layer, largest_norm, squared_gaps
 from cotflow.rates import loglog_slope, mean_interval
 from cotflow.sliced import directions, sliced_distance
 from cotflow.transport import (
@@ -85,6 +85,7 @@ __all__ = [
     "labelled_distance",
     "landscape",
     "largest_gap",
+    "largest_layer",
     "largest_norm",
     "layer_distances",
     "loglog_slope",

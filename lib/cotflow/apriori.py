@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cotflow.adjoint import Gradient
 from cotflow.network import ResidualNet, Weights, mean_field_net
+from cotflow.observables import largest_layer
 
 
 @dataclass(frozen=True)
@@ -84,12 +85,6 @@ def layer_rate(net: ResidualNet, weights: Weights, at: Gradient) -> Float[Tensor
     _require_layer_flow(net, weights)
     h, p = at.states[..., :-1, :, :].norm(dim=-1), at.adjoints[..., 1:, :, :].norm(dim=-1)
     return _gain(net, weights) * (h * p).mean(-1).amax(-1)
-
-
-def largest_layer(weights: Weights) -> Float[Tensor, "*runs"]:
-    """sup_k (|V_k| + |W_k|)."""
-    V, W = (torch.linalg.vector_norm(z, dim=(-2, -1)) for z in (weights.V, weights.W))
-    return (V + W).amax(-1)
 
 
 def semiconvexity(

@@ -79,6 +79,11 @@ def _soft_minimum(cost: Tensor, potential: Tensor, epsilon: float) -> Tensor:
     return -epsilon * (scaled.logsumexp(-1) - math.log(cost.shape[-1]))
 
 
+def _marginal_error(f: Tensor, following: Tensor, epsilon: float) -> Tensor:
+    """Largest Σ_i |(π1)_i − 1/m|: the row sums of the plan, times m, are exp((f − following)/ε)."""
+    return ((f - following) / epsilon).exp().sub(1).abs().mean(-1).amax()
+
+
 def _potentials(
     cost: Tensor, epsilon: float, tolerance: float, max_iterations: int
 ) -> tuple[Tensor, Tensor, int]:
@@ -88,8 +93,7 @@ def _potentials(
     for iteration in range(1, max_iterations + 1):
         g = _soft_minimum(cost.mT, f, epsilon)
         following = _soft_minimum(cost, g, epsilon)
-        # The row sums of the plan of (f, g), times m, are exp((f − following)/ε).
-        off = ((f - following) / epsilon).exp().sub(1).abs().mean(-1).amax()
+        off = _marginal_error(f, following, epsilon)
         if off <= tolerance:
             return f, g, iteration
         f = following
@@ -103,7 +107,7 @@ def _symmetric_potential(
     f = torch.zeros_like(cost[..., 0, :])
     for _ in range(max_iterations):
         following = _soft_minimum(cost, f, epsilon)
-        off = ((f - following) / epsilon).exp().sub(1).abs().mean(-1).amax()
+        off = _marginal_error(f, following, epsilon)
         if off <= tolerance:
             return f
         f = 0.5 * (f + following)

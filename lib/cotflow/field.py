@@ -63,7 +63,7 @@ def landscape(
 
 
 @dataclass(frozen=True)
-class Sweep:
+class ContinuousSweep:
     """What the state and the adjoint equation of continuous depth give.
 
     Attributes
@@ -86,7 +86,7 @@ def continuous_sweep(
     s: Float[Tensor, " times"],
     *,
     tolerance: float = 1e-10,
-) -> Sweep:
+) -> ContinuousSweep:
     """∂_s x = F(x), x(0) = x, and ∂_s p = −[D_x F]ᵀ p, p(1) = 2c_ℓ(x(1) − y), no embeddings.
 
     F(x) = (1/m) Σ_j φ(ω_j(s), x): the measure has m atoms a layer that are functions of s.
@@ -133,7 +133,7 @@ def continuous_sweep(
         found = odeint(backward, at_end, torch.cat([inner, ends[1:]]).flip(0), **options).flip(0)
     found = found[: len(s)]
     loss = net.loss_factor * error.square().sum(-1).mean(-1)
-    return Sweep(loss, found[:, 0], found[:, 1])
+    return ContinuousSweep(loss, found[:, 0], found[:, 1])
 
 
 def split(

@@ -26,14 +26,16 @@ def squared_gaps(values: Float[Tensor, "*runs L a c"]) -> Float[Tensor, "*runs"]
     return values.diff(dim=-3).square().sum((-3, -2, -1))
 
 
+def largest_layer(weights: Weights) -> Float[Tensor, "*runs"]:
+    """sup_k (‖V_k‖_F + ‖W_k‖_F)."""
+    V, W = (torch.linalg.vector_norm(z, dim=(-2, -1)) for z in (weights.V, weights.W))
+    return (V + W).amax(-1)
+
+
 def largest_norm(weights: Weights) -> Float[Tensor, "*runs"]:
     """max(‖A‖_F, sup_k(‖V_k‖_F + ‖W_k‖_F), ‖B‖_F): the M that bounds ask for."""
-
-    def norm(value: Tensor) -> Tensor:
-        return torch.linalg.vector_norm(value, dim=(-2, -1))
-
-    layers = (norm(weights.V) + norm(weights.W)).amax(-1)
-    return torch.maximum(layers, torch.maximum(norm(weights.A), norm(weights.B)))
+    A, B = (torch.linalg.vector_norm(z, dim=(-2, -1)) for z in (weights.A, weights.B))
+    return torch.maximum(largest_layer(weights), torch.maximum(A, B))
 
 
 def step_ratio(values: Float[Tensor, "*runs L a c"]) -> Float[Tensor, "*runs"]:

@@ -52,7 +52,6 @@ def sweep(
     """
     runs, depth = h0.shape[:-2], weights.depth
     layers = _Layers(net, weights, runs)
-    y = y.expand(*runs, *y.shape[-2:])
     c = min(segment or depth, depth)
     kept = [h0.reshape(-1, *h0.shape[-2:])]
     for first in range(0, depth - c, c):

@@ -39,12 +39,16 @@ class InitialBall:
     data_radius: float
     output: float
 
+    @property
+    def _slope(self) -> float:
+        """√(κ² + (4/9)Nβ₀²)."""
+        return math.sqrt(self.data_norm**2 + 4.0 * self.points * self.feature_norm**2 / 9.0)
+
     def kernel_loss(self, radius: Reals) -> Reals:
         """G(R) = R√(κ² + (4/9)Nβ₀²) + √N R²/(2√2): √λ_min(K_k) is lost by at most so much, in
         the mean over the layers."""
         R, N = np.asarray(radius, dtype=float), self.points
-        slope = math.sqrt(self.data_norm**2 + 4.0 * N * self.feature_norm**2 / 9.0)
-        return up(R * slope + math.sqrt(N) * R**2 / (2.0 * math.sqrt(2.0)))
+        return up(R * self._slope + math.sqrt(N) * R**2 / (2.0 * math.sqrt(2.0)))
 
     def stretch(self, radius: Reals) -> Reals:
         """Λ(R) = β₀R + R²/2 ≥ (1/L)Σ Lip F_k."""
@@ -98,8 +102,7 @@ class InitialBall:
         N, root = self.points, math.sqrt(self.feature_eigenvalue)
         if self.data_norm < math.sqrt(N):
             return 0.0
-        C = math.sqrt(self.data_norm**2 + 4.0 * N * self.feature_norm**2 / 9.0)
-        C += 1.0 / (2.0 * math.sqrt(2.0))
+        C = self._slope + 1.0 / (2.0 * math.sqrt(2.0))
         bracket = 1.0 - up((self.feature_norm + 0.5) * root / (3.0 * C))
         return down((self.output * root**2 * bracket / C) ** 2 / (8.0 * N))
 
