@@ -133,7 +133,9 @@ def test_killed_at_random_moments_and_resumed(kind, tmp_path):
             assert start("cut").wait() == 0
             break
     assert killed >= 1
-    whole, cut = (torch.load(tmp_path / f"{name}.end") for name in ("whole", "cut"))
+    whole, cut = (
+        torch.load(tmp_path / f"{name}.end", weights_only=True) for name in ("whole", "cut")
+    )
     assert torch.equal(whole[0], cut[0])
     assert torch.equal(whole[1]["loss"], cut[1]["loss"])
     assert all(torch.equal(value, cut[2][name]) for name, value in whole[2].items())

@@ -142,13 +142,21 @@ def test_a_cell_is_read_with_its_defaults_and_comments():
         ("depth: Dephts = 8", "depth: expected a type of parameters, received 'Dephts'"),
         ("step: Rate = 1 / 3", "step: expected a literal default, received '1 / 3'"),
         ("step: Rate", "expected lines like"),
+        ("step: print('executed') = 1", "step: expected a type of parameters"),
+        ("step: list[print('executed')] = 1", "step: expected a type of parameters"),
         ("%matplotlib inline", "the parameters cell is not plain Python"),
     ],
 )
-def test_a_cell_that_declares_no_plain_parameter_is_refused(cell, sentence):
+def test_a_cell_that_declares_no_plain_parameter_is_refused(cell, sentence, capsys):
     with pytest.raises(P.ParameterError) as error:
         P.read_cell(cell)
     assert sentence in str(error.value)
+    assert "executed" not in capsys.readouterr().out
+
+
+def test_an_annotation_may_name_a_builtin_or_a_list():
+    declared = P.read_cell("n: int = 1\nsizes: list[Depth] = [2]")
+    assert [p.type for p in declared] == [int, list[P.Depth]]
 
 
 def test_given_values_replace_defaults():

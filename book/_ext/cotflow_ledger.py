@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
+import cotflow_export
 import cotflow_heartbeat
 import cotflow_records as records
 import cotflow_tables as tables
@@ -56,8 +57,9 @@ def waiting(env: BuildEnvironment) -> set[str]:
 
 
 def key_cache(app: Sphinx, config: Config) -> None:
-    """Give each state of the library its own cache: jupyter-cache looks at the cells alone."""
-    config.cotflow_library = library_hash()
+    """Give each state of library and pins its own cache: jupyter-cache looks at the cells alone."""
+    pins = [path for path in [Path(app.srcdir) / "requirements.txt"] if path.exists()]
+    config.cotflow_library = f"{library_hash()}-{file_hash(*pins)}"
     caches = Path(app.outdir).parent / ".jupyter_cache"
     current = caches / config.cotflow_library
     for stale in set(caches.glob("*")) - {current}:
@@ -138,6 +140,7 @@ def setup(app: Sphinx) -> dict:
     app.connect("env-updated", refresh)
     app.connect("doctree-resolved", fill)
     app.connect("build-finished", check_anchors)
+    app.connect("build-finished", partial(cotflow_export.write, title, source_hash))
     cotflow_heartbeat.connect(app)
     # Claims bring mathematics to pages whose own text may have none.
     app.set_html_assets_policy("always")

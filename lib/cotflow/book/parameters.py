@@ -78,6 +78,9 @@ _BUILTIN = {
 }
 
 
+_NAMED = {kind.__name__: kind for kind in _BUILTIN}
+
+
 def _is_parameter(annotation: Any) -> bool:
     origin, inside = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
@@ -136,6 +139,25 @@ def _gather(checks: Iterable[tuple[str, Any, Any]]) -> dict[str, Any]:
     return values
 
 
+def _named(text: str, namespace: dict[str, Any]) -> Any:
+    """The annotation that ``text`` names, ``Depth`` or ``list[Depth]``; nothing is executed."""
+
+    def value(node: ast.expr) -> Any:
+        match node:
+            case ast.Name(id=name):
+                known = namespace.get(name, _NAMED.get(name))
+                if known is not None:
+                    return known
+            case ast.Subscript(value=ast.Name(id="list"), slice=entry):
+                return list[value(entry)]
+        raise ValueError(f"{text!r} is no type of parameters")
+
+    try:
+        return value(ast.parse(text, mode="eval").body)
+    except SyntaxError as error:
+        raise ValueError(str(error)) from None
+
+
 def check(namespace: dict[str, Any]) -> dict[str, Any]:
     """Current values of a notebook's annotated parameters, each checked against its annotation.
 
@@ -152,8 +174,8 @@ def check(namespace: dict[str, Any]) -> dict[str, Any]:
     for name, annotation in namespace.get("__annotations__", {}).items():
         if isinstance(annotation, str):
             try:
-                annotation = eval(annotation, dict(namespace))
-            except Exception:  # a string that is no expression is not a type of ours
+                annotation = _named(annotation, namespace)
+            except ValueError:
                 continue
         if _is_parameter(annotation):
             if name not in namespace:
@@ -192,8 +214,8 @@ def _declaration(line: ast.stmt, help: str) -> Parameter:
         )
     name, annotation = line.target.id, ast.unparse(line.annotation)
     try:
-        kind = eval(annotation, dict(globals()))
-    except Exception:
+        kind = _named(annotation, globals())
+    except ValueError:
         kind = None
     if not _is_parameter(kind):
         raise ParameterError(f"{name}: expected a type of parameters, received {annotation!r}")
@@ -256,7 +278,11 @@ _Loader.add_constructor("tag:yaml.org,2002:map", yaml.SafeLoader.construct_yaml_
 
 def load_yaml(text: str) -> Any:
     """A YAML document of numbers, texts, lists and mappings."""
-    return yaml.load(text, _Loader)
+    loader = _Loader(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
 
 
 def parse_value(text: str) -> Any:

@@ -14,7 +14,8 @@ LIBRARY = Path(__file__).resolve().parents[1]
 
 def versions() -> dict[str, str]:
     """Installed version of every pinned direct dependency of the library, and of Python."""
-    required = [e for e in metadata.requires("cotflow") or () if 'extra == "bench"' not in e]
+    required = metadata.requires("cotflow") or ()
+    required = [entry for entry in required if not re.search(r"extra == .(bench|upkeep)", entry)]
     names = sorted({re.match(r"[\w.-]+", entry)[0] for entry in required})
     found = {}
     for name in names:
@@ -45,11 +46,17 @@ def file_hash(*paths: Path) -> str:
 
 
 def library_hash() -> str:
-    """Hash of every source file of the library and of the versions it runs with.
+    """Hash of every file of the library, by its path, and of the versions it runs with.
 
     A cached execution is valid only while this value stays the same.
     """
-    sources = file_hash(
-        *sorted(path for kind in ("py", "c", "json") for path in LIBRARY.rglob(f"*.{kind}"))
-    )
-    return hashlib.sha256(f"{sources} {versions()}".encode()).hexdigest()[:12]
+    files = sorted(path for path in LIBRARY.rglob("*") if path.is_file() and _is_source(path))
+    names = [path.relative_to(LIBRARY).as_posix() for path in files]
+    text = f"{names} {file_hash(*files)} {versions()}"
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _is_source(path: Path) -> bool:
+    """Everything but what Python, editors and the desktop leave beside the sources."""
+    inside = path.relative_to(LIBRARY).parts
+    return "__pycache__" not in inside and not any(name.startswith(".") for name in inside)
