@@ -3,9 +3,10 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from cotflow.book.bars import progress
     from cotflow.book.chapter import Chapter
 
-__all__ = ["Chapter"]
+__all__ = ["Chapter", "progress"]
 
 
 def __getattr__(name: str):
@@ -14,4 +15,8 @@ def __getattr__(name: str):
         from cotflow.book.chapter import Chapter
 
         return Chapter
+    if name == "progress":
+        from cotflow.book.bars import progress
+
+        return progress
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +14,17 @@ import click
 
 @contextmanager
 def _sentences() -> Iterator[None]:
-    """Errors that a person can act on: exit 2 for bad input, 1 for a failure, 130 for Ctrl-C."""
+    """Errors that a person can act on: exit 2 for bad input, 1 for a failure, 130 for Ctrl-C.
+
+    A termination (143) unwinds like Ctrl-C, so that it cleans up as well.
+    """
+    caught = [signal.SIGINT]
+
+    def terminate(number: int, frame: object) -> None:
+        caught.append(signal.SIGTERM)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, terminate)
     try:
         from cotflow.book.notebooks import CellFailure
         from cotflow.book.parameters import ParameterError
@@ -31,7 +42,9 @@ def _sentences() -> Iterator[None]:
         # asyncio would add the traceback of the task that waited for the cell
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         click.echo("Interrupted: nothing half-written was left behind.", err=True)
-        sys.exit(130)
+        sys.exit(128 + caught[-1])
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _table(rows: Sequence[Sequence[str]]) -> None:
@@ -60,9 +73,15 @@ def _claim_row(claim: dict) -> tuple[str, ...]:
     )  # fmt: skip
 
 
+def _report(complaints: Sequence[str]) -> None:
+    for sentence in complaints:
+        click.echo(sentence, err=True)
+    sys.exit(1 if complaints else 0)
+
+
 @click.group()
 def main() -> None:
-    """Re-run the chapters of the book at other values."""
+    """Re-run the chapters of the book at other values, and keep the book in order."""
 
 
 @main.command()
@@ -124,24 +143,63 @@ def parameters_(chapter: str) -> None:
 
 @main.command()
 @click.argument("chapters", nargs=-1)
-@click.option("--check", is_flag=True, help="Compare cells only; execute and write nothing.")
+@click.option("--check", is_flag=True, help="Look at cells and outputs; execute and write nothing.")
 def notebooks(chapters: tuple[str, ...], check: bool) -> None:
     """Regenerate the paired notebooks of CHAPTERS, or of all, from their texts."""
     with _sentences():
         from cotflow.book import tree
-        from cotflow.book.notebooks import differs, regenerate
+        from cotflow.book.notebooks import complaints, regenerate
 
         root = tree.book_root()
         chosen = [tree.chapter(root, name) for name in chapters or tree.chapters(root)]
         if check:
-            stale = [source.name for source in chosen if differs(source)]
-            for name in stale:
-                click.echo(f"{name}: the notebook differs from the text", err=True)
-            sys.exit(1 if stale else 0)
+            _report([sentence for source in chosen for sentence in complaints(source)])
         for source in chosen:
             checked = regenerate(source)
             where = source.paired.relative_to(root)
             click.echo(f"{where}: compared cells: {checked}")
+
+
+@main.command()
+def bibliography() -> None:
+    """Check that every citation is defined and every entry is cited and leads somewhere."""
+    with _sentences():
+        from cotflow.book import tree
+        from cotflow.book.bibliography import complaints
+
+        _report(complaints(tree.book_root()))
+
+
+@main.command()
+@click.argument("chapter")
+@click.option("--title", help="Its heading; by default made of the name.")
+@click.option("--after", metavar="CHAPTER", help="Where it stands; by default after the last one.")
+def new(chapter: str, title: str | None, after: str | None) -> None:
+    """Start CHAPTER from the template: its text, its profiles, its place in the contents."""
+    with _sentences():
+        from cotflow.book import tree
+        from cotflow.book.new import new
+
+        root = tree.book_root()
+        for path in new(root, chapter, title or chapter.replace("-", " ").capitalize(), after):
+            click.echo(path.relative_to(root))
+    click.echo(f"next: cotflow run {chapter} --profile smoke, then cotflow notebooks {chapter}")
+
+
+@main.command()
+@click.option("--check", is_flag=True, help="Only say whether this tree may be released.")
+def release(check: bool) -> None:
+    """Pack the built book and its ledger into dist/; `make release` builds it first."""
+    with _sentences():
+        from cotflow.book import tree
+        from cotflow.book.release import check_tree, release
+
+        root = tree.book_root()
+        if check:
+            check_tree(root)
+            return
+        archive = release(root, root / "_build/html", root / "dist")
+    click.echo(f"archive: {archive}")
 
 
 @main.command()

@@ -82,3 +82,20 @@ def differs(source: Source) -> bool:
         return [(cell.cell_type, cell.source, tags(cell)) for cell in cells]
 
     return essence(committed) != essence(source.cells)
+
+
+def complaints(source: Source) -> list[str]:
+    """Why a paired notebook may not be committed as it is."""
+    if differs(source):
+        return [f"{source.name}: the notebook differs from the text"]
+    found = []
+    cells = nbformat.read(source.paired, as_version=4).cells
+    for index, cell in enumerate(cells, start=1):
+        outputs = cell.get("outputs", [])
+        kinds = {kind for output in outputs for kind in output.get("data", {})} - {"text/plain"}
+        if kinds or "attachments" in cell:
+            kept = ", ".join(sorted(kinds)) or "an attachment"
+            found.append(f"{source.name}: cell {index} of the notebook holds {kept}")
+        elif outputs and CHECKED not in tags(cell):
+            found.append(f"{source.name}: cell {index} of the notebook has outputs, unchecked")
+    return found
