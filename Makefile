@@ -9,13 +9,16 @@ PIP_ARGS ?=
 BIN := .venv/bin
 PAGE := _build/html/index.html
 
-.PHONY: help book test notebooks bench setup clean
+.PHONY: help book test notebooks bench audit release hooks setup clean
 
 help:
 	@echo "make book       build the book into _build/html (sets up .venv first, if needed)"
 	@echo "make test       ruff and all tests (sets up .venv first, if needed)"
 	@echo "make notebooks  write the chapters as notebooks"
 	@echo "make bench      measure the cost of a step for the chapter on solvers (JAX is compared if installed)"
+	@echo "make audit      look up known vulnerabilities of every installed package (asks pypi.org: needs the network)"
+	@echo "make release    build the book from a clean tree and pack it with its ledger and checksums into dist/"
+	@echo "make hooks      have git run the checks of .pre-commit-config.yaml before every commit"
 	@echo "make setup      only .venv, with the pinned packages and the library"
 	@echo "make clean      remove what was built, and every cached execution"
 	@echo
@@ -27,7 +30,8 @@ help:
 book: setup
 	@echo "[3/3] Building the book: every chapter whose code or library changed is executed."
 	@rm -rf _build/.doctrees _build/html
-	@$(BIN)/jupyter-book build . -W -n --keep-going
+	@trap 'rm -rf _build/html; echo "Interrupted: no half-built book was left behind." >&2; exit 130' INT TERM; \
+	  $(BIN)/jupyter-book build . -W -n --keep-going
 	@test -f $(PAGE)
 	@echo
 	@echo "The book is $(CURDIR)/$(PAGE)"
@@ -46,7 +50,27 @@ notebooks: setup
 bench: setup
 	@$(BIN)/cotflow bench
 
+# What the environment holds, and what it is pinned to: a local build such as torch's has only the latter.
+audit: .venv/upkeep
+	@for what in "--local --skip-editable" "--requirement requirements.txt --no-deps --disable-pip"; do \
+	  $(BIN)/pip-audit --progress-spinner off $$what || { \
+	    echo "The audit did not pass: a package above is vulnerable, or pypi.org was not reached." >&2; exit 1; }; \
+	done
+
+release: setup
+	@$(BIN)/cotflow release --check
+	@SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(MAKE) --no-print-directory book
+	@$(BIN)/cotflow release
+
+hooks: .venv/upkeep
+	@$(BIN)/pre-commit install
+
 setup: .venv/installed
+
+.venv/upkeep: .venv/installed
+	@echo "Installing the tools of upkeep."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c requirements.txt -e '.[upkeep]'
+	@touch $@
 
 .venv/installed: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -17,6 +18,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from cotflow.book import provenance
 from cotflow.book.chapter import EXECUTION_MIME
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -83,7 +85,8 @@ class Book:
         for part in ("lib", "book/_ext", "book/_static"):
             ignore = shutil.ignore_patterns("__pycache__", "*.egg-info")
             shutil.copytree(ROOT / part, folder / part, ignore=ignore)
-        for part in ("_config.yml", "book/references.bib", "book/execution-record.md"):
+        shared = ("_config.yml", "requirements.txt", "book/references.bib")
+        for part in (*shared, "book/execution-record.md"):
             shutil.copy(ROOT / part, folder / part)
         (folder / "_toc.yml").write_text(TOC)
         (folder / "book/index.md").write_text(INDEX)
@@ -150,6 +153,23 @@ def test_clean_build_has_the_claim_in_its_ledger(built, builds):
     assert_ledger(built)
 
 
+def test_ledger_lies_beside_the_pages(built):
+    html = built.folder / "_build/html"
+    ledger = json.loads((html / "ledger.json").read_text())
+    (chapter,) = ledger["chapters"]
+    (claim,) = chapter["claims"]
+    assert chapter["chapter"] == "book/tiny"
+    assert chapter["source_hash"] == provenance.file_hash(built.folder / "book/tiny.md")
+    assert chapter["execution"]["library_hash"] == ledger["library_hash"]
+    assert (claim["name"], claim["verdict"], claim["measured"]) == ("half", "holds", 0.5)
+    page, anchor = claim["page"].split("#")
+    assert f'id="{anchor}"' in (html / page).read_text()
+    shown = (html / "ledger.md").read_text()
+    assert "## A tiny chapter" in shown
+    assert f"| ✔ holds | [half]({claim['page']}) |" in shown
+    assert "| = 0.5 | 0.5 | 0 |" in shown
+
+
 def test_execution_record_names_hashes_parameters_and_versions(built):
     page = built.page("execution-record")
     notebook = nbformat.read(built.folder / "_build/jupyter_execute/book/tiny.ipynb", 4)
@@ -190,6 +210,37 @@ def test_library_change_executes_again(built):
     assert build.returncode == 0, build.stdout
     assert executed(build)
     assert_ledger(built)
+
+
+def test_changed_pin_executes_again(built):
+    assert built.build().returncode == 0
+    with built.edited("requirements.txt", "numpy==", "numpy==0"):
+        build = built.build()
+    assert build.returncode == 0, build.stdout
+    assert executed(build)
+
+
+def test_every_file_of_the_library_counts_and_what_tools_leave_there_does_not(
+    tmp_path, monkeypatch
+):
+    library = tmp_path / "cotflow"
+    (library / "__pycache__").mkdir(parents=True)
+    (library / "a.py").write_text("")
+    (library / "data.csv").write_text("1")
+    monkeypatch.setattr(provenance, "LIBRARY", library)
+    seen = [provenance.library_hash()]
+    (library / "__pycache__/a.pyc").write_text("x")
+    (library / ".a.py.swp").write_text("x")
+    assert provenance.library_hash() == seen[0]
+    for change in (
+        lambda: (library / "data.csv").write_text("2"),
+        lambda: (library / "data.csv").rename(library / "more.csv"),
+        lambda: (library / "a.py").unlink(),
+        lambda: monkeypatch.setattr(provenance, "versions", lambda: {"torch": "0"}),
+    ):
+        change()
+        seen.append(provenance.library_hash())
+    assert len(set(seen)) == len(seen)
 
 
 def test_raising_cell_fails_the_build_from_every_tree(built):

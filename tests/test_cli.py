@@ -246,10 +246,12 @@ def test_no_text_for_a_parameter_ends_in_a_traceback(book, name, value):
     assert done.output.strip()
 
 
-def test_an_interrupt_exits_130_and_leaves_nothing(tmp_path):
-    root = tmp_path / "book"
-    started = tmp_path / "started"
-    nap = f"import time, pathlib\npathlib.Path({str(started)!r}).touch()\ntime.sleep(seconds)"
+@pytest.fixture
+def slow(tmp_path):
+    """A run in the middle of a cell that takes minutes: its process, its book, what that held."""
+    root, started = tmp_path / "book", tmp_path / "started"
+    nap = f"import os, pathlib\npathlib.Path({str(started)!r}).write_text(str(os.getpid()))"
+    nap += "\nimport time\ntime.sleep(seconds)"
     write_chapter(root, "slow", ("parameters", "seconds: float = 300.0"), ("", nap))
     before = tree(root)
     process = subprocess.Popen(
@@ -261,16 +263,52 @@ def test_an_interrupt_exits_130_and_leaves_nothing(tmp_path):
         # A test run in the background may ignore Ctrl-C, and children inherit that.
         preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
-    deadline = time.monotonic() + 60
-    while not started.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.1)
+    wait_until(lambda: process.poll() is not None or (started.exists() and started.read_text()))
     assert (root / "deep").exists()
-    process.send_signal(signal.SIGINT)
+    yield process, root, before, int(started.read_text())
+    process.kill()
+    process.wait()
+
+
+def wait_until(met, seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not met() and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def lives(pid: int) -> bool:
+    """Whether a process still runs; one that ended and was not collected does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_exits_with_its_number_and_leaves_nothing(slow, sent):
+    process, root, before, kernel = slow
+    process.send_signal(sent)
     out, err = process.communicate(timeout=30)
-    assert process.returncode == 130
+    assert process.returncode == 128 + sent
     assert err == "Interrupted: nothing half-written was left behind.\n"
     assert out == ""
     assert tree(root) == before
+    assert not lives(kernel)
+
+
+def test_a_killed_run_leaves_nothing_where_the_results_would_be(slow):
+    process, root, before, kernel = slow
+    process.kill()
+    process.wait()
+    assert process.returncode == -signal.SIGKILL
+    assert not (root / "deep/out").exists()
+    visible = {path for path in tree(root) if "/." not in path}
+    assert visible == {*before, "deep"}
+    wait_until(lambda: not lives(kernel), seconds=20)
+    assert not lives(kernel)
+    write_chapter(root, "slow", ("parameters", "seconds: float = 0.0"))
+    assert invoke(root, "run", "slow", "-o", "deep/out").exit_code == 0
+    assert (root / "deep/out/slow.ipynb").exists()
 
 
 def test_parameters_that_do_not_fit_together_exit_2_and_leave_nothing(tmp_path):
