@@ -11,6 +11,7 @@ import sys
 import tomllib
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
@@ -212,12 +213,28 @@ def test_library_change_executes_again(built):
     assert_ledger(built)
 
 
-def test_changed_pin_executes_again(built):
-    assert built.build().returncode == 0
-    with built.edited("requirements.txt", "numpy==", "numpy==0"):
-        build = built.build()
-    assert build.returncode == 0, build.stdout
-    assert executed(build)
+def test_a_changed_pin_or_library_leaves_no_cached_execution(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "book/_ext")
+    import cotflow_ledger
+
+    app = SimpleNamespace(srcdir=str(tmp_path), outdir=str(tmp_path / "_build/html"))
+    caches, keys = tmp_path / "_build/.jupyter_cache", []
+    for pin, library in (
+        ("torch==1", "a"),
+        ("torch==1", "a"),
+        ("torch==2", "a"),
+        ("torch==2", "b"),
+    ):
+        (tmp_path / "requirements.txt").write_text(pin)
+        monkeypatch.setattr(cotflow_ledger, "library_hash", lambda library=library: library)
+        config = SimpleNamespace()
+        cotflow_ledger.key_cache(app, config)
+        keys.append(config.cotflow_library)
+        assert config.nb_execution_cache_path == str(caches / keys[-1])
+        assert {path.name for path in caches.glob("*")} <= {keys[-1]}
+        (caches / keys[-1]).mkdir(parents=True, exist_ok=True)
+    assert keys[0] == keys[1]
+    assert len(set(keys)) == 3
 
 
 def test_every_file_of_the_library_counts_and_what_tools_leave_there_does_not(

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import nbformat
@@ -14,6 +11,7 @@ import pytest
 
 from cotflow.book.notebooks import CHECKED
 from cotflow.book.tree import tags
+from test_cli import invoke
 
 ROOT = Path(__file__).resolve().parents[1]
 CHAPTER = "one-model"
@@ -29,17 +27,10 @@ def book(tmp_path_factory) -> Path:
     return root
 
 
-def run(root: Path, name: str, **environment: str) -> tuple[list[dict], list[str]]:
+def run(root: Path, name: str) -> tuple[list[dict], list[str]]:
     """The claims, without the moments they were made at, and the texts of the checked cells."""
-    command = Path(sys.executable).with_name("cotflow")
-    done = subprocess.run(
-        [command, "run", CHAPTER, "--profile", "smoke", "-o", name],
-        cwd=root,
-        capture_output=True,
-        text=True,
-        env=os.environ | environment,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = invoke(root, "run", CHAPTER, "--profile", "smoke", "-o", name)
+    assert done.exit_code == 0, done.output
     claims = json.loads((root / name / "claims.json").read_text())
     claims = [{key: claim[key] for key in claim if key not in TIMES} for claim in claims]
     notebook = nbformat.read(root / name / f"{CHAPTER}.ipynb", as_version=4)
@@ -58,14 +49,18 @@ def test_a_run_repeats_bit_for_bit(book, first):
     assert run(book, "again") == first
 
 
-def test_other_threads_and_no_compiler_stay_within_the_tolerances(book, first, tmp_path):
+def test_other_threads_and_no_compiler_stay_within_the_tolerances(
+    book, first, tmp_path, monkeypatch
+):
     """Two threads and torch's plain step, as on another machine: other roundings everywhere."""
     text = book / f"book/{CHAPTER}.md"
     before = text.read_text()
     opening = f'Chapter("{CHAPTER}", globals())'
     assert opening in before
     text.write_text(before.replace(opening, opening.replace("())", "(), threads=2)")))
-    claims, texts = run(book, "elsewhere", PATH=str(tmp_path), CC="", OMP_NUM_THREADS="2")
+    for key, value in {"PATH": str(tmp_path), "CC": "", "OMP_NUM_THREADS": "2"}.items():
+        monkeypatch.setenv(key, value)
+    claims, texts = run(book, "elsewhere")
     text.write_text(before)
     execution = json.loads((book / "elsewhere/execution.json").read_text())
     assert execution["threads"] == 2

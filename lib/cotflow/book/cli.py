@@ -151,7 +151,8 @@ def notebooks(chapters: tuple[str, ...], check: bool) -> None:
         from cotflow.book.notebooks import complaints, regenerate
 
         root = tree.book_root()
-        chosen = [tree.chapter(root, name) for name in chapters or tree.chapters(root)]
+        known = tree.chapters(root)
+        chosen = [tree.chapter(root, name, known) for name in chapters or known]
         if check:
             _report([sentence for source in chosen for sentence in complaints(source)])
         for source in chosen:

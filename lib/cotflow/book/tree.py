@@ -94,8 +94,8 @@ def chapters(root: Path) -> dict[str, Source]:
     return found
 
 
-def chapter(root: Path, name: str) -> Source:
-    known = chapters(root)
+def chapter(root: Path, name: str, known: dict[str, Source] | None = None) -> Source:
+    known = known or chapters(root)
     if name not in known:
         raise BadInput(f"unknown chapter {name!r}; {parameters.nearest(name, known)}")
     return known[name]
