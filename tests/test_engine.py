@@ -211,6 +211,19 @@ def test_the_cache_holds_finished_kernels_only(no_cache):
     assert os.listdir(no_cache / "cache") == ["cotflow"]
 
 
+@with_compiler
+def test_a_kernel_that_others_could_have_written_is_built_anew(no_cache):
+    weights, x, y = random_problem(depth=64, q=16, m=32, n=50, bias=False)
+    gradient(marion_net(), weights, x, y)
+    (library,) = (no_cache / "cache/cotflow").iterdir()
+    compiled.kernel.cache_clear()
+    library.unlink()
+    library.write_text("not a library")
+    library.chmod(0o666)
+    gradient(marion_net(), weights, x, y, backend="compiled")
+    assert library.stat().st_mode & 0o077 == 0
+
+
 def test_what_the_kernel_does_not_cover_is_said_in_one_sentence(monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     weights, x, y = random_problem(depth=2, bias=False)

@@ -216,15 +216,37 @@ def test_the_changelog_keeps_its_form_and_knows_the_version():
     assert {*re.findall(r"^### (.+)$", text, re.MULTILINE)} <= kinds
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_build_leaves_no_half_built_book(tmp_path, sent):
-    """make, with a program in place of jupyter-book that writes a page and never ends."""
+@pytest.fixture
+def stubs(tmp_path):
+    """A folder with the Makefile, where stubs(name, script) puts a program into .venv/bin."""
     shutil.copy(ROOT / "Makefile", tmp_path)
-    for name in ("requirements.txt", "pyproject.toml", ".venv/bin/jupyter-book", ".venv/installed"):
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("#!/bin/sh\nmkdir -p _build/html && touch _build/html/a && exec sleep 60\n")
-        path.chmod(0o755)
+    bin = tmp_path / ".venv/bin"
+    bin.mkdir(parents=True)
+    for name in ("requirements.txt", "pyproject.toml", ".venv/installed", ".venv/upkeep"):
+        (tmp_path / name).touch()
+
+    def put(name: str, script: str) -> None:
+        (bin / name).write_text(f"#!/bin/sh\n{script}\n")
+        (bin / name).chmod(0o755)
+
+    return put
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_an_audit_that_cannot_ask_fails_and_says_so(tmp_path, stubs, code):
+    stubs("python", "echo torch==2.0+cpu; echo numpy==2.0")
+    stubs("pip-audit", f'echo "$@" > asked; exit {code}')
+    done = subprocess.run(["make", "audit"], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode == 0) == (code == 0)
+    assert ("pypi.org did not answer" in done.stderr) == (code == 1)
+    assert "--strict" in (tmp_path / "asked").read_text()
+    assert (tmp_path / ".venv/audited.txt").read_text() == "torch==2.0\nnumpy==2.0\n"
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_build_leaves_no_half_built_book(tmp_path, stubs, sent):
+    """make, with a program in place of jupyter-book that writes a page and never ends."""
+    stubs("jupyter-book", "mkdir -p _build/html && touch _build/html/a && exec sleep 60")
     process = subprocess.Popen(
         ["make", "book"],
         cwd=tmp_path,

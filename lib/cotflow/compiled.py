@@ -89,7 +89,7 @@ def kernel(state: int, width: int, code: int, dtype: torch.dtype) -> ctypes.CDLL
     key = "\0".join([compiler(), platform.node(), cpu(), *options, source.read_text()])
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cotflow"
     library = cache / f"{hashlib.sha256(key.encode()).hexdigest()[:20]}.so"
-    if not library.exists():
+    if not _ours(library):
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as folder:
             built = Path(folder) / "kernel.so"
@@ -100,10 +100,20 @@ def kernel(state: int, width: int, code: int, dtype: torch.dtype) -> ctypes.CDLL
                     break
             else:
                 raise CompilerMissing(f"{compiler()} could not build the kernel: {done.stderr}")
+            built.chmod(0o700)
             os.replace(built, library)
     code = ctypes.CDLL(str(library))
     code.scratch_size.restype = ctypes.c_long
     return code
+
+
+def _ours(library: Path) -> bool:
+    """Whether the file is there, and nobody else can have written it."""
+    try:
+        found = library.stat()
+    except OSError:
+        return False
+    return found.st_uid == os.geteuid() and not found.st_mode & 0o022
 
 
 def cpu() -> str:
