@@ -17,6 +17,7 @@ import jupytext
 import pytest
 import yaml
 
+from cotflow.book import style
 from cotflow.book.bibliography import complaints
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -108,6 +109,21 @@ def test_nothing_unsafe_is_loaded():
 )
 def test_the_search_finds_what_is_unsafe(line):
     assert [*unsafe(line)]
+
+
+def test_figures_take_their_style_and_their_colours_from_the_book():
+    maps = {style.SEQUENTIAL, style.DIVERGING}
+    drawn = {
+        where: text for where, text in sources() if where.startswith("book/") and "plt." in text
+    }
+    assert len(drawn) > 5
+    for where, text in drawn.items():
+        assert not re.search(r"rcParams|plt\.style|set_prop_cycle", text), where
+        assert not re.search(r"[\"']#[0-9a-fA-F]{3,8}[\"']", text), where
+        named = re.findall(r"""(?:color|facecolor|edgecolor|mfc|mec|\bc)=["'](\w+)["']""", text)
+        assert set(named) <= {"white", "none"}, where
+        chosen = re.findall(r"""cmap=["'](\w+)["']|get_cmap\(["'](\w+)["']""", text)
+        assert {(a or b).removesuffix("_r") for a, b in chosen} <= maps, where
 
 
 def steps(workflow: dict) -> Iterator[dict]:

@@ -21,7 +21,10 @@ BLUE, ORANGE, GREEN, PURPLE, SKY, RED = (
     "#882255",
 )
 CYCLE = (BLUE, ORANGE, GREEN, PURPLE, SKY, RED)
+# What lies on, beside or under the colours of the cycle.
+DARK_GREEN, GREY, BLUE_TINT, ORANGE_TINT = "#006b4f", "#6b7280", "#dfe9f3", "#f7e4d8"
 SEQUENTIAL = "viridis"
+DIVERGING = "RdBu"
 
 
 def use() -> None:
