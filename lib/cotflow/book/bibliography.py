@@ -24,7 +24,7 @@ def complaints(root: Path) -> list[str]:
     except (PybtexError, OSError) as error:
         raise BadInput(f"{path}: {error}") from None
     cited, found = set(), []
-    for page in sorted((root / "book").glob("*.md")):
+    for page in sorted((root / "book").rglob("*.md")):
         text = page.read_text(encoding="utf-8")
         keys = [key.strip() for group in CITATION.findall(text) for key in group.split(",")]
         missing = sorted({key for key in keys if key not in entries})
