@@ -27,10 +27,11 @@ def _sentences() -> Iterator[None]:
         except CellFailure as error:
             click.echo(str(error), err=True)
             sys.exit(1)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         # asyncio would add the traceback of the task that waited for the cell
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-        click.echo("Interrupted: nothing half-written was left behind.", err=True)
+        plain = "Interrupted: nothing half-written was left behind."
+        click.echo(str(interrupt) or plain, err=True)
         sys.exit(130)
 
 
@@ -91,6 +92,50 @@ def run(
         click.echo(done.failure, err=True)
     click.echo(f"outputs: {done.output}")
     sys.exit(0 if done.holds else 1)
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("snakemake", nargs=-1, type=click.UNPROCESSED, metavar="[-- SNAKEMAKE ARGUMENTS]")
+@click.option("-o", "output", type=click.Path(path_type=Path), help="Folder of the sweep.")
+@click.option("--cores", type=click.IntRange(min=1), help="Jobs at once; all cores by default.")
+@click.option("--retry", is_flag=True, help="Run again the jobs that failed before.")
+def sweep(
+    file: Path, snakemake: tuple[str, ...], output: Path | None, cores: int | None, retry: bool
+) -> None:
+    """Execute a chapter at every value of the grid in FILE, and gather what it measured.
+
+    The same command goes on where an earlier one was stopped, and runs only what is new.
+    Results lie in runs/sweep-NAME of the current folder: index.html, table.csv, jobs/.
+    What follows -- goes to Snakemake.
+
+    Example: cotflow sweep book/sweeps/width-and-time.yml --cores 2
+    """
+    with _sentences():
+        from cotflow.book import tree
+        from cotflow.book.sweep import engine
+        from cotflow.book.sweep import file as sweep_file
+
+        if snakemake and not snakemake[0].startswith("-"):
+            raise tree.BadInput(
+                "expected one sweep file, then -- and options of Snakemake, "
+                f"received {snakemake[0]!r}"
+            )
+        asked = sweep_file.read(file, tree.book_root(), elsewhere=engine.remote(snakemake))
+        folder = (output or Path(f"runs/sweep-{asked.name}")).expanduser().resolve()
+        if engine.shows_only(snakemake):
+            sys.exit(engine.show(asked, folder, snakemake))
+        outcomes = engine.run(asked, folder, str(cores or "all"), retry, snakemake, click.echo)
+    for found in outcomes:
+        if found.failure:
+            click.echo(
+                f"failed: {asked.chapter}, {found.job.label or 'as it is'}: {found.failure}",
+                err=True,
+            )
+            click.echo(f"  log: {found.log}", err=True)
+    click.echo(f"table: {folder / engine.TABLE}")
+    click.echo(f"summary: {folder / engine.PAGE}")
+    sys.exit(0 if all(found.holds for found in outcomes) else 1)
 
 
 @main.command(name="list")
