@@ -43,24 +43,6 @@ def _table(rows: Sequence[Sequence[str]]) -> None:
         click.echo("  ".join(cells).rstrip())
 
 
-def _claim_row(claim: dict) -> tuple[str, ...]:
-    from cotflow.book.chapter import SIGNS
-
-    predicted = measured = tolerance = "–"
-    if "measured" in claim:
-        number = {
-            key: f"{float(claim[key]):.4g}"
-            for key in ("predicted", "measured", "low", "high", "tolerance")
-        }
-        predicted = f"{SIGNS[claim['relation']]} {number['predicted']}"
-        measured, tolerance = number["measured"], number["tolerance"]
-        if number["low"] != number["high"]:
-            measured += f" [{number['low']}, {number['high']}]"
-    return (
-        claim["verdict"], claim["name"], predicted, measured, tolerance, claim["provenance"]
-    )  # fmt: skip
-
-
 @click.group()
 def main() -> None:
     """Re-run the chapters of the book at other values."""
@@ -81,13 +63,13 @@ def run(
     Example: cotflow run depth-limit --profile smoke -p depths "[8, 32]" -p iterations 40
     """
     with _sentences():
-        from cotflow.book import parameters, runs
+        from cotflow.book import ledger, parameters, runs
 
         overrides = {name: parameters.parse_value(text) for name, text in values}
         done = runs.run(chapter, profile, overrides, output)
     if done.claims:
         head = ("verdict", "claim", "predicted", "measured [low, high]", "tolerance", "source")
-        _table([head, *map(_claim_row, done.claims)])
+        _table([head, *map(ledger.row, done.claims)])
     if done.failure:
         click.echo(done.failure, err=True)
     click.echo(f"outputs: {done.output}")
@@ -129,13 +111,24 @@ def sweep(
     for found in outcomes:
         if found.failure:
             click.echo(
-                f"failed: {asked.chapter}, {found.job.label or 'as it is'}: {found.failure}",
+                f"failed: {asked.chapter}, {found.job.label}: {found.failure}",
                 err=True,
             )
             click.echo(f"  log: {found.log}", err=True)
     click.echo(f"table: {folder / engine.TABLE}")
     click.echo(f"summary: {folder / engine.PAGE}")
     sys.exit(0 if all(found.holds for found in outcomes) else 1)
+
+
+@main.command(name="ledger")
+@click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path))
+def ledger_(folders: tuple[Path, ...]) -> None:
+    """Print the claims of executed FOLDERS, of runs or of sweeps, as Markdown tables."""
+    with _sentences():
+        from cotflow.book import ledger
+
+        text = ledger.markdown(folders)
+    click.echo(text, nl=False)
 
 
 @main.command(name="list")

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cotflow.book.ledger import tally
 from cotflow.book.sweep.file import Job, Sweep
 from cotflow.book.sweep.job import FAILED, JOBS, REASON, end_with_parent
 from cotflow.book.tree import BadInput
@@ -122,7 +123,7 @@ def show(sweep: Sweep, folder: Path, snakemake: Sequence[str]) -> int:
         wanted = [job for job in sweep.jobs if not _finished(folder, job)]
         path = Path(scratch) / PLAN
         _write(path, json.dumps(plan(sweep, wanted)))
-        return subprocess.run(_command(scratch, path, "all", snakemake)).returncode
+        return subprocess.run(_command(Path(scratch), path, "all", snakemake)).returncode
 
 
 def plan(sweep: Sweep, wanted: Sequence[Job]) -> dict[str, Any]:
@@ -225,7 +226,7 @@ def _last_line(path: Path) -> str:
 
 
 def _command(
-    directory: Path | str, configuration: Path, cores: str, snakemake: Sequence[str]
+    directory: Path, configuration: Path, cores: str, snakemake: Sequence[str]
 ) -> list[str]:
     own = any(re.fullmatch(OWN_CORES, argument.split("=")[0]) for argument in snakemake)
     return [
@@ -306,9 +307,7 @@ class _Teller:
                 continue
             self.waiting.remove(job)
             found = outcome(self.folder, job, True)
-            self._say(
-                f"{self._ended()} {job.label or 'as it is'}: {found.failure or tally(found.claims or [])}"
-            )
+            self._say(f"{self._ended()} {job.label}: {_ending(found)}")
         if time.monotonic() - self.spoken > HEARTBEAT:
             self._say(f"{self._ended()} … {time.monotonic() - self.started:.0f} s")
 
@@ -320,13 +319,8 @@ class _Teller:
         self.spoken = time.monotonic()
 
 
-def tally(claims: Sequence[dict]) -> str:
-    """ "5 hold, 1 fail": the verdicts counted."""
-    from cotflow.book.chapter import TALLY
-
-    verdicts = [claim["verdict"] for claim in claims]
-    counts = [f"{verdicts.count(v)} {word}" for v, word in TALLY.items() if v in verdicts]
-    return ", ".join(counts) or "no claims"
+def _ending(found: Outcome) -> str:
+    return found.failure or f"claims: {tally(found.claims or [])}"
 
 
 def _opening(sweep: Sweep, folder: Path, wanted: Sequence[Job]) -> str:

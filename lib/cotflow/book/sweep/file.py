@@ -66,7 +66,7 @@ class Job:
 
     @property
     def label(self) -> str:
-        return label_of(self.swept)
+        return label_of(self.swept) or "as it is"
 
 
 @dataclass(frozen=True)

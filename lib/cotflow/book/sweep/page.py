@@ -77,7 +77,7 @@ def _failures(outcomes: Sequence[Outcome], folder: Path) -> list[str]:
         if found.failure:
             log = quote(Path(os.path.relpath(found.log, folder)).as_posix())
             items.append(
-                f"<li><strong>{html.escape(found.job.label or 'as it is')}</strong>: "
+                f"<li><strong>{html.escape(found.job.label)}</strong>: "
                 f'{html.escape(found.failure)} <a href="{log}">log</a></li>'
             )
     if not items:
