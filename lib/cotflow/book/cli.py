@@ -106,7 +106,7 @@ def sweep(
         asked = sweep_file.read(file, tree.book_root(), elsewhere=engine.remote(snakemake))
         folder = (output or Path(f"runs/sweep-{asked.name}")).expanduser().resolve()
         if engine.shows_only(snakemake):
-            sys.exit(engine.show(asked, folder, snakemake))
+            sys.exit(engine.show(asked, folder, retry, snakemake))
         outcomes = engine.run(asked, folder, str(cores or "all"), retry, snakemake, click.echo)
     for found in outcomes:
         if found.failure:

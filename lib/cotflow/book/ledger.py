@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from cotflow.book.parameters import load_yaml
 from cotflow.book.tree import BadInput
 
 HEAD = ("", "claim", "predicted", "measured", "tolerance", "source")
@@ -55,9 +58,16 @@ def _sections(folder: Path) -> list[str]:
     try:
         if (folder / "plan.json").is_file():
             return _of_sweep(folder)
-        claims = json.loads((folder / "claims.json").read_text(encoding="utf-8"))
-        return [_section(_chapter_of(folder), claims)]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return [_of_run(folder)]
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        StopIteration,
+        yaml.YAMLError,
+    ):
         raise BadInput(f"expected the folder of a run or a sweep, received {folder}") from None
 
 
@@ -79,9 +89,13 @@ def _of_sweep(folder: Path) -> list[str]:
     return sections
 
 
-def _chapter_of(folder: Path) -> str:
-    """A run's folder holds one notebook, named after its chapter."""
-    return next((path.stem for path in folder.glob("*.ipynb")), folder.name)
+def _of_run(folder: Path) -> str:
+    from cotflow.book.sweep.file import label_of
+
+    claims = json.loads((folder / "claims.json").read_text(encoding="utf-8"))
+    values = load_yaml((folder / "parameters.yml").read_text(encoding="utf-8"))
+    chapter = next(path.stem for path in sorted(folder.glob("*.ipynb")))
+    return f"{_section(chapter, claims)}\n\nParameters: {_cell(label_of(values))}."
 
 
 def _section(title: str, claims: list[dict[str, Any]]) -> str:

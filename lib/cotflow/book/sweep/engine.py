@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -88,16 +89,14 @@ def run(
     """
     from cotflow.book.sweep import page, table
 
+    if find_spec("snakemake") is None:
+        raise BadInput("sweeps need Snakemake: pip install 'cotflow[sweep]'")
     _refuse_foreign(folder, sweep)
     new = not folder.exists()
     with _held(folder):
         if not remote(snakemake):  # jobs of a cluster outlive the run that submitted them
             _sweep_out(folder)
-        wanted = [
-            job
-            for job in sweep.jobs
-            if not _finished(folder, job) and (retry or not _failed(folder, job))
-        ]
+        wanted = _wanted(sweep, folder, retry)
         for job in wanted:
             shutil.rmtree(folder / FAILED / job.id, ignore_errors=True)
         _write(folder / PLAN, json.dumps(plan(sweep, wanted), indent=1) + "\n")
@@ -115,15 +114,23 @@ def run(
     return outcomes
 
 
-def show(sweep: Sweep, folder: Path, snakemake: Sequence[str]) -> int:
+def show(sweep: Sweep, folder: Path, retry: bool, snakemake: Sequence[str]) -> int:
     """Let Snakemake say what it would do; write nothing."""
     from tempfile import TemporaryDirectory
 
+    wanted = _wanted(sweep, folder, retry)
     with TemporaryDirectory() as scratch:
-        wanted = [job for job in sweep.jobs if not _finished(folder, job)]
         path = Path(scratch) / PLAN
         _write(path, json.dumps(plan(sweep, wanted)))
         return subprocess.run(_command(Path(scratch), path, "all", snakemake)).returncode
+
+
+def _wanted(sweep: Sweep, folder: Path, retry: bool) -> list[Job]:
+    return [
+        job
+        for job in sweep.jobs
+        if not _finished(folder, job) and (retry or not _failed(folder, job))
+    ]
 
 
 def plan(sweep: Sweep, wanted: Sequence[Job]) -> dict[str, Any]:
@@ -147,8 +154,10 @@ def outcome(folder: Path, job: Job, attempted: bool) -> Outcome:
         return Outcome(job, None, text.strip(), log)
     if not attempted:
         return Outcome(job, None, None, log)
-    ending = _last_line(log) or f"see {LOG}"
-    return Outcome(job, None, f"it ended without a result: {ending}", log)
+    if said := _last_line(log):
+        return Outcome(job, None, f"it ended without a result: {said}", log)
+    said = _last_line(folder / LOG)
+    return Outcome(job, None, f"Snakemake left it without a result: {said}", folder / LOG)
 
 
 def _finished(folder: Path, job: Job) -> bool:
