@@ -94,7 +94,7 @@ def _of_run(folder: Path) -> str:
 
     claims = json.loads((folder / "claims.json").read_text(encoding="utf-8"))
     values = load_yaml((folder / "parameters.yml").read_text(encoding="utf-8"))
-    chapter = next(path.stem for path in sorted(folder.glob("*.ipynb")))
+    chapter = sorted(folder.glob("*.ipynb"))[0].stem
     return f"{_section(chapter, claims)}\n\nParameters: {_cell(label_of(values))}."
 
 
