@@ -2,7 +2,9 @@
 
 The folder of a sweep holds ``jobs/``, ``failed/`` and ``logs/``, one entry a job, ``table.csv``,
 ``index.html``, Snakemake's log, and ``plan.json``, the configuration of the packaged Snakefile.
-A job's result appears complete or not at all, so a run may be killed at any time.
+A job's result appears complete or not at all, so a run may be killed at any time. Results of
+earlier values, texts or libraries stay in ``jobs/``, outside the table, until somebody removes
+them. Jobs on other machines need this folder and the book at the same paths as here.
 """
 
 from __future__ import annotations
@@ -94,8 +96,7 @@ def run(
     _refuse_foreign(folder, sweep)
     new = not folder.exists()
     with _held(folder):
-        if not remote(snakemake):  # jobs of a cluster outlive the run that submitted them
-            _sweep_out(folder)
+        _sweep_out(folder, snakemake)
         wanted = _wanted(sweep, folder, retry)
         for job in wanted:
             shutil.rmtree(folder / FAILED / job.id, ignore_errors=True)
@@ -169,8 +170,10 @@ def _failed(folder: Path, job: Job) -> bool:
 
 
 def remote(snakemake: Sequence[str]) -> bool:
-    """Whether the jobs run on other machines."""
-    return any(argument.split("=")[0] in ("--executor", "-e") for argument in snakemake)
+    """Whether the jobs run, or may run, on other machines."""
+    names = [argument.split("=")[0] for argument in snakemake]
+    chosen = any(name in ("--executor", "-e", "--profile", "--workflow-profile") for name in names)
+    return chosen or "SNAKEMAKE_PROFILE" in os.environ
 
 
 def shows_only(snakemake: Sequence[str]) -> bool:
@@ -210,8 +213,10 @@ def _held(folder: Path) -> Iterator[None]:
         yield
 
 
-def _sweep_out(folder: Path) -> None:
+def _sweep_out(folder: Path, snakemake: Sequence[str]) -> None:
     """Remove what a killed run left of unfinished jobs: hidden workshops and empty places."""
+    if remote(snakemake):  # jobs of a cluster outlive the run that submitted them
+        return
     for entry in (folder / JOBS).glob("*"):
         if entry.name.startswith("."):
             shutil.rmtree(entry, ignore_errors=True)
@@ -277,7 +282,7 @@ def _snakemake(
                 time.sleep(POLL)
         except KeyboardInterrupt:
             _stop(process)
-            _sweep_out(folder)
+            _sweep_out(folder, snakemake)
             done = sum(_finished(folder, job) for job in wanted)
             raise KeyboardInterrupt(
                 f"Interrupted: nothing half-written was left behind. {done} of {len(wanted)} jobs "
@@ -287,7 +292,7 @@ def _snakemake(
             for number, handler in previous.items():
                 signal.signal(number, handler)
     told.look()
-    _sweep_out(folder)
+    _sweep_out(folder, snakemake)
     return process.returncode
 
 

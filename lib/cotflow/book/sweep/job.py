@@ -59,7 +59,10 @@ def perform(job: dict) -> int:
         place = failed if done.crashed else result
         place.parent.mkdir(exist_ok=True)
         shutil.rmtree(failed, ignore_errors=True)
-        os.replace(made, place)
+        try:
+            os.replace(made, place)
+        except OSError:  # the same job, started by a run that was killed, came first
+            return int(not (result / "claims.json").exists())
     return int(done.crashed)
 
 
