@@ -72,7 +72,7 @@ def run(
         _table([head, *map(ledger.row, done.claims)])
     if done.failure:
         click.echo(done.failure, err=True)
-    click.echo(f"outputs: {done.output}")
+    click.echo(f"outputs: {click.format_filename(done.output)}")
     sys.exit(0 if done.holds else 1)
 
 
@@ -94,7 +94,7 @@ def sweep(
     Example: cotflow sweep book/sweeps/width-and-time.yml --cores 2
     """
     with _sentences():
-        from cotflow.book import tree
+        from cotflow.book import runs, tree
         from cotflow.book.sweep import engine
         from cotflow.book.sweep import file as sweep_file
 
@@ -104,7 +104,7 @@ def sweep(
                 f"received {snakemake[0]!r}"
             )
         asked = sweep_file.read(file, tree.book_root(), elsewhere=engine.remote(snakemake))
-        folder = (output or Path(f"runs/sweep-{asked.name}")).expanduser().resolve()
+        folder = runs.output_folder(output or Path(f"runs/sweep-{asked.name}"))
         if engine.shows_only(snakemake):
             sys.exit(engine.show(asked, folder, retry, snakemake))
         outcomes = engine.run(asked, folder, str(cores or "all"), retry, snakemake, click.echo)
@@ -115,8 +115,8 @@ def sweep(
                 err=True,
             )
             click.echo(f"  log: {found.log}", err=True)
-    click.echo(f"table: {folder / engine.TABLE}")
-    click.echo(f"summary: {folder / engine.PAGE}")
+    click.echo(f"table: {click.format_filename(folder / engine.TABLE)}")
+    click.echo(f"summary: {click.format_filename(folder / engine.PAGE)}")
     sys.exit(0 if all(found.holds for found in outcomes) else 1)
 
 

@@ -73,7 +73,7 @@ def run(
     given = profile(root, profile_name).values.get(name, {}) | (overrides or {})
     values = parameters.validate(source.parameters, given)
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    output = Path(output or f"runs/{name}-{profile_name}-{stamp}").expanduser().resolve()
+    output = output_folder(output or Path(f"runs/{name}-{profile_name}-{stamp}"))
     if not _is_free(output):
         raise BadInput(f"expected a new or an empty folder for the results, received {output}")
     return perform(source, values, given, output)
@@ -100,6 +100,14 @@ def perform(source: Source, values: dict, given: Iterable[str], output: Path) ->
     if failure is None:
         return Execution(output, claims, None)
     return Execution(output, claims, failure.sentence, failure.crash)
+
+
+def output_folder(path: Path) -> Path:
+    """The absolute path of a folder for results, which need not exist yet."""
+    try:
+        return path.expanduser().resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # an unknown ~user, a loop, a zero byte
+        raise BadInput(f"expected a folder for the results, received {path}: {error}") from None
 
 
 def _is_free(folder: Path) -> bool:

@@ -227,7 +227,7 @@ def _sweep_out(folder: Path, snakemake: Sequence[str]) -> None:
 
 def _write(path: Path, text: str) -> None:
     part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
+    part.write_text(text, encoding="utf-8", errors="backslashreplace")
     os.replace(part, path)
 
 

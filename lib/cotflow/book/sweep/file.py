@@ -149,7 +149,8 @@ def _sentence(error: Any) -> str:
     expected = fields[key].description
     if error["type"] == "missing":
         return f"{key}: expected {expected}, received nothing"
-    where = ": ".join(str(part) for part in error["loc"] if part != "[key]")
+    parts = [part for part in error["loc"] if part != "[key]"]
+    where = ": ".join(str(part) if str(part).isidentifier() else repr(part) for part in parts)
     return f"{where}: expected {expected}, received {reprlib.repr(error['input'])}"
 
 
@@ -233,6 +234,8 @@ def label_of(values: dict[str, Any]) -> str:
 def _compact(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(map(_compact, value)) + "]"
+    if isinstance(value, str):  # what cannot be printed is spelt out
+        return value.encode("utf-8", "backslashreplace").decode()
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
