@@ -14,14 +14,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import (
-    AfterValidator,
-    ConfigDict,
-    Field,
-    TypeAdapter,
-    ValidationError,
-    ValidationInfo,
-)
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 
 class ParameterError(ValueError):
@@ -36,8 +29,8 @@ class Phrase:
     many: str
 
 
-def _device(name: str, info: ValidationInfo) -> str:
-    """The name itself; an error says what was expected instead."""
+def _device(name: str, info: Any) -> str:
+    """The name itself, to be found here unless ``info`` says that another machine is meant."""
     match = re.fullmatch(r"cpu|cuda(?::(\d{1,4}))?", name)
     if not match:
         raise ValueError("'cpu', 'cuda' or 'cuda:N'")

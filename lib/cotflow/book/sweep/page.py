@@ -6,13 +6,11 @@ import html
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
+from cotflow.book.sweep.engine import Outcome
 from cotflow.book.sweep.file import Sweep
-
-if TYPE_CHECKING:
-    from cotflow.book.sweep.engine import Outcome
 
 CSS = """
 :root { --ink: #1b2330; --paper: #fbfaf7; --line: #d9d6cf; --good: #00694d; --bad: #882255; }

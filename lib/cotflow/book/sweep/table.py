@@ -6,12 +6,10 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from cotflow.book.sweep.engine import Outcome
 from cotflow.book.sweep.file import Sweep
-
-if TYPE_CHECKING:
-    from cotflow.book.sweep.engine import Outcome
 
 CLAIM = (
     "name", "provenance", "relation", "predicted", "measured", "low", "high", "interval",
