@@ -26,9 +26,10 @@ a { color: inherit; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .35rem .8rem .35rem 0; text-align: left; vertical-align: top;
-  border-bottom: 1px solid var(--line); }
+  border-bottom: 1px solid var(--line); white-space: nowrap; }
+th[scope=row] { font-weight: normal; }
 figure { margin: 1rem 0 2.5rem; }
-figure svg { display: block; width: 100%; height: auto; }
+figure svg { display: block; width: 100%; min-width: 34rem; height: auto; }
 figcaption { margin-top: .5rem; }
 code { font-size: .92em; }
 .holds { color: var(--good); }
@@ -135,7 +136,8 @@ def _figures(sweep: Sweep, outcomes: Sequence[Outcome]) -> list[str]:
         least, most = min(predicted), max(predicted)
         shown = html_number(least) + (f" to {html_number(most)}" if most > least else "")
         parts.append(
-            f'<h3 id="{html.escape(name)}">{html.escape(name)}</h3>\n<figure>{figure}'
+            f'<h3 id="{html.escape(name)}">{html.escape(name)}</h3>\n'
+            f'<figure><div class="scroll">{figure}</div>'
             f"<figcaption>{_statement(first['statement'])} Predicted: "
             f"{SIGNS[first['relation']]} {shown}, {html.escape(first['provenance'])}. "
             f"Bars: {html.escape(first['interval'])}. Grey: what the claim allows."
