@@ -29,7 +29,7 @@ th, td { padding: .35rem .8rem .35rem 0; text-align: left; vertical-align: top;
   border-bottom: 1px solid var(--line); white-space: nowrap; }
 th[scope=row] { font-weight: normal; }
 figure { margin: 1rem 0 2.5rem; }
-figure svg { display: block; width: 100%; min-width: 34rem; height: auto; }
+figure .scroll svg { display: block; width: 100%; min-width: 34rem; height: auto; }
 figcaption { margin-top: .5rem; }
 code { font-size: .92em; }
 .holds { color: var(--good); }
@@ -138,7 +138,7 @@ def _figures(sweep: Sweep, outcomes: Sequence[Outcome]) -> list[str]:
         parts.append(
             f'<h3 id="{html.escape(name)}">{html.escape(name)}</h3>\n'
             f'<figure><div class="scroll">{figure}</div>'
-            f"<figcaption>{_statement(first['statement'])} Predicted: "
+            f"<figcaption>{_statement(first['statement'], f's{index}')} Predicted: "
             f"{SIGNS[first['relation']]} {shown}, {html.escape(first['provenance'])}. "
             f"Bars: {html.escape(first['interval'])}. Grey: what the claim allows."
             "</figcaption></figure>"
@@ -146,12 +146,15 @@ def _figures(sweep: Sweep, outcomes: Sequence[Outcome]) -> list[str]:
     return ["<h2>Measured against predicted</h2>", *parts] if parts else []
 
 
-def _statement(text: str) -> str:
-    """Formulas stay in their source: the page needs no script."""
-    pieces = text.split("$")
+def _statement(text: str, prefix: str) -> str:
+    """Text with its formulas drawn, or in their source where that is not possible."""
+    from cotflow.book.sweep.plot import formula
+
     return "".join(
-        f"<code>{html.escape(piece)}</code>" if i % 2 else html.escape(piece)
-        for i, piece in enumerate(pieces)
+        (formula(piece, f"{prefix}-{i}") or f"<code>{html.escape(piece)}</code>")
+        if i % 2
+        else html.escape(piece)
+        for i, piece in enumerate(text.split("$"))
     )
 
 

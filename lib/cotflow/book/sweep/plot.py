@@ -11,11 +11,14 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.mathtext import math_to_image
 from matplotlib.ticker import NullLocator
 
 from cotflow.book import style
 from cotflow.book.sweep.file import label_of
 
+PLACEHOLDER = "#010203"
 MARKERS = "osD^vP"
 SEEDS = ("seed", "seeds")
 MOST_NAMED, MOST_TICKS = 8, 8
@@ -52,8 +55,31 @@ def svg(points: Points, axis: str | None, alt: str, prefix: str) -> str:
         _draw(ax, points, axis)
         stream = io.StringIO()
         figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
-    text = stream.getvalue()
-    text = text[text.index("<svg") :]
+    return _inline(stream.getvalue(), alt, prefix)
+
+
+def formula(tex: str, prefix: str) -> str | None:
+    """A formula as inline SVG in the colour of the text; None if matplotlib cannot set it."""
+    size, stream = 12, io.BytesIO()
+    settings = {"savefig.facecolor": "none", "svg.hashsalt": prefix}
+    try:
+        with mpl.rc_context(settings):
+            prop = FontProperties(size=size)
+            depth = math_to_image(f"${tex}$", stream, prop, format="svg", color=PLACEHOLDER)
+    except ValueError:
+        return None
+    text = _inline(stream.getvalue().decode(), tex, prefix).replace(PLACEHOLDER, "currentColor")
+    width, height = (
+        float(re.search(rf'\b{side}="([\d.]+)pt"', text)[1]) for side in ("width", "height")
+    )
+    shape = f"width:{width / size:.3f}em;height:{height / size:.3f}em"
+    style = f'style="{shape};vertical-align:{-depth / size:.3f}em"'
+    return text.replace("<svg ", f'<svg class="formula" {style} ', 1)
+
+
+def _inline(text: str, alt: str, prefix: str) -> str:
+    """A figure's file as an element of a page, with ids of its own."""
+    text = text[text.index("<svg") :].rstrip()
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\1{prefix}-", text)
     return text.replace("<svg ", f'<svg role="img" aria-label="{html.escape(alt)}" ', 1)
