@@ -373,7 +373,7 @@ def begin(root: Path) -> subprocess.Popen:
     )
 
 
-def wait_for(condition, seconds: float = 60) -> None:
+def wait_for(condition, seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -407,7 +407,7 @@ def test_a_killed_sweep_keeps_what_is_finished_and_an_interrupt_says_how_to_go_o
     assert second.exit_code == 2
     assert "another run of this sweep is at work" in second.output
     process.send_signal(signal.SIGINT)
-    err = process.communicate(timeout=40)[1]
+    err = process.communicate(timeout=60)[1]
     assert process.returncode == 130
     assert err == (
         "Interrupted: nothing half-written was left behind. 0 of 1 jobs are finished and kept; "
@@ -419,7 +419,7 @@ def test_a_killed_sweep_keeps_what_is_finished_and_an_interrupt_says_how_to_go_o
 
     go.touch()
     process = begin(root)
-    err = process.communicate(timeout=60)[1]
+    err = process.communicate(timeout=120)[1]
     assert process.returncode == 0, err
     assert begun() == ["1", "2", "2", "2"]
     after = results(folder)
