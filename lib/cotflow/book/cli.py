@@ -89,9 +89,10 @@ def sweep(
 
     The same command goes on where an earlier one was stopped, and runs only what is new.
     Results lie in runs/sweep-NAME of the current folder: index.html, table.csv, jobs/.
-    What follows -- goes to Snakemake.
+    What follows -- goes to Snakemake. The exit code is 0 if every claim of every job holds,
+    1 if one does not or a job failed, 2 if the input was wrong.
 
-    Example: cotflow sweep book/sweeps/width-and-time.yml --cores 2
+    Example: cotflow sweep book/sweeps/features.yml --cores 2
     """
     with _sentences():
         from cotflow.book import runs, tree
