@@ -11,7 +11,8 @@ import cotflow_tables as tables
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 
-from cotflow.book.chapter import MARKS, SIGNS
+from cotflow.book.chapter import MARKS
+from cotflow.book.ledger import row as claim_row
 from cotflow.book.provenance import library_hash
 
 HEAD = ("verdict", "claim", "statement", "source", "predicted", "measured", "tolerance")
@@ -55,16 +56,11 @@ def markdown(ledger: dict) -> str:
 
 
 def cells(record: dict) -> list[str]:
-    verdict = f"{MARKS[record['verdict']]} {record['verdict']}"
-    name = f"[{record['name']}]({record['page']})"
-    said = [verdict, name, record["statement"], record["provenance"]]
-    if record["verdict"] == "not tested here":
-        return [*said, record["reason"], "", ""]
-    spread = f"{record['measured']:.4g}"
-    if record["low"] != record["high"]:
-        spread += f" [{record['low']:.4g}, {record['high']:.4g}] {record['interval']}"
-    predicted = f"{SIGNS[record['relation']]} {record['predicted']:.4g}"
-    return [*said, predicted, spread, f"{record['tolerance']:.4g}"]
+    verdict, name, predicted, measured, tolerance, source = claim_row(record)
+    said = [f"{MARKS[verdict]} {verdict}", f"[{name}]({record['page']})", record["statement"]]
+    if verdict == "not tested here":
+        return [*said, source, record["reason"], "", ""]
+    return [*said, source, predicted, f"{measured} {record['interval']}".strip(), tolerance]
 
 
 def row(cells: list[str] | tuple[str, ...]) -> str:

@@ -38,10 +38,11 @@ def _sentences() -> Iterator[None]:
         except CellFailure as error:
             click.echo(str(error), err=True)
             sys.exit(1)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         # asyncio would add the traceback of the task that waited for the cell
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-        click.echo("Interrupted: nothing half-written was left behind.", err=True)
+        plain = "Interrupted: nothing half-written was left behind."
+        click.echo(str(interrupt) or plain, err=True)
         sys.exit(128 + caught[-1])
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -53,24 +54,6 @@ def _table(rows: Sequence[Sequence[str]]) -> None:
     for row in rows:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         click.echo("  ".join(cells).rstrip())
-
-
-def _claim_row(claim: dict) -> tuple[str, ...]:
-    from cotflow.book.chapter import SIGNS
-
-    predicted = measured = tolerance = "–"
-    if "measured" in claim:
-        number = {
-            key: f"{float(claim[key]):.4g}"
-            for key in ("predicted", "measured", "low", "high", "tolerance")
-        }
-        predicted = f"{SIGNS[claim['relation']]} {number['predicted']}"
-        measured, tolerance = number["measured"], number["tolerance"]
-        if number["low"] != number["high"]:
-            measured += f" [{number['low']}, {number['high']}]"
-    return (
-        claim["verdict"], claim["name"], predicted, measured, tolerance, claim["provenance"]
-    )  # fmt: skip
 
 
 def _report(complaints: Sequence[str]) -> None:
@@ -99,17 +82,73 @@ def run(
     Example: cotflow run depth-limit --profile smoke -p depths "[8, 32]" -p iterations 40
     """
     with _sentences():
-        from cotflow.book import parameters, runs
+        from cotflow.book import ledger, parameters, runs
 
         overrides = {name: parameters.parse_value(text) for name, text in values}
         done = runs.run(chapter, profile, overrides, output)
     if done.claims:
         head = ("verdict", "claim", "predicted", "measured [low, high]", "tolerance", "source")
-        _table([head, *map(_claim_row, done.claims)])
+        _table([head, *map(ledger.row, done.claims)])
     if done.failure:
         click.echo(done.failure, err=True)
-    click.echo(f"outputs: {done.output}")
+    click.echo(f"outputs: {click.format_filename(done.output)}")
     sys.exit(0 if done.holds else 1)
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("snakemake", nargs=-1, type=click.UNPROCESSED, metavar="[-- SNAKEMAKE ARGUMENTS]")
+@click.option("-o", "output", type=click.Path(path_type=Path), help="Folder of the sweep.")
+@click.option("--cores", type=click.IntRange(min=1), help="Jobs at once; all cores by default.")
+@click.option("--retry", is_flag=True, help="Run again the jobs that failed before.")
+def sweep(
+    file: Path, snakemake: tuple[str, ...], output: Path | None, cores: int | None, retry: bool
+) -> None:
+    """Execute a chapter at every value of the grid in FILE, and gather what it measured.
+
+    The same command goes on where an earlier one was stopped, and runs only what is new.
+    Results lie in runs/sweep-NAME of the current folder: index.html, table.csv, jobs/.
+    What follows -- goes to Snakemake. The exit code is 0 if every claim of every job holds,
+    1 if one does not or a job failed, 2 if the input was wrong.
+
+    Example: cotflow sweep book/sweeps/features.yml --cores 2
+    """
+    with _sentences():
+        from cotflow.book import runs, tree
+        from cotflow.book.sweep import engine
+        from cotflow.book.sweep import file as sweep_file
+
+        if snakemake and not snakemake[0].startswith("-"):
+            raise tree.BadInput(
+                "expected one sweep file, then -- and options of Snakemake, "
+                f"received {snakemake[0]!r}"
+            )
+        asked = sweep_file.read(file, tree.book_root(), elsewhere=engine.remote(snakemake))
+        folder = runs.output_folder(output or Path(f"runs/sweep-{asked.name}"))
+        if engine.shows_only(snakemake):
+            sys.exit(engine.show(asked, folder, retry, snakemake))
+        outcomes = engine.run(asked, folder, str(cores or "all"), retry, snakemake, click.echo)
+    for found in outcomes:
+        if found.failure:
+            click.echo(
+                f"failed: {asked.chapter}, {found.job.label}: {found.failure}",
+                err=True,
+            )
+            click.echo(f"  log: {found.log}", err=True)
+    click.echo(f"table: {click.format_filename(folder / engine.TABLE)}")
+    click.echo(f"summary: {click.format_filename(folder / engine.PAGE)}")
+    sys.exit(0 if all(found.holds for found in outcomes) else 1)
+
+
+@main.command(name="ledger")
+@click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path))
+def ledger_(folders: tuple[Path, ...]) -> None:
+    """Print the claims of executed FOLDERS, of runs or of sweeps, as Markdown tables."""
+    with _sentences():
+        from cotflow.book import ledger
+
+        text = ledger.markdown(folders)
+    click.echo(text, nl=False)
 
 
 @main.command(name="list")

@@ -28,7 +28,7 @@ def regenerate(source: Source) -> int:
     with workshop_beside(source.paired) as workshop:
         executed, failure = execute(source, workshop, {})
         if failure:
-            raise CellFailure(failure)
+            raise CellFailure(failure.sentence)
         notebook, checked = source.notebook(), 0
         code = [cell for cell in executed.cells if cell.cell_type == "code"]
         blank = [cell for cell in notebook.cells if cell.cell_type == "code"]

@@ -29,12 +29,12 @@ class Phrase:
     many: str
 
 
-def _device(name: str) -> str:
-    """The name itself; an error says what was expected instead."""
+def _device(name: str, info: Any) -> str:
+    """The name itself, to be found here unless ``info`` says that another machine is meant."""
     match = re.fullmatch(r"cpu|cuda(?::(\d{1,4}))?", name)
     if not match:
         raise ValueError("'cpu', 'cuda' or 'cuda:N'")
-    if name != "cpu":
+    if name != "cpu" and not info.context:
         import torch
 
         found = torch.cuda.device_count()
@@ -111,11 +111,12 @@ def _entries(annotation: Any) -> Any:
     return typing.get_args(annotation)[0]
 
 
-def _validated(name: str, annotation: Any, value: Any) -> Any:
+def _validated(name: str, annotation: Any, value: Any, elsewhere: bool) -> Any:
     if typing.get_origin(annotation) is list:
         annotation = Annotated[annotation, _NON_EMPTY]
     try:
-        return TypeAdapter(annotation, config=ConfigDict(strict=True)).validate_python(value)
+        adapter = TypeAdapter(annotation, config=ConfigDict(strict=True))
+        return adapter.validate_python(value, context=elsewhere)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
     expected = _phrase(annotation).one
@@ -126,12 +127,12 @@ def _validated(name: str, annotation: Any, value: Any) -> Any:
     raise ParameterError(f"{name}: expected {expected}, received {reprlib.repr(first['input'])}")
 
 
-def _gather(checks: Iterable[tuple[str, Any, Any]]) -> dict[str, Any]:
+def _gather(checks: Iterable[tuple[str, Any, Any]], elsewhere: bool = False) -> dict[str, Any]:
     """Validated values by name; every problem found is in the error, not only the first."""
     values, problems = {}, []
     for name, annotation, value in checks:
         try:
-            values[name] = _validated(name, annotation, value)
+            values[name] = _validated(name, annotation, value, elsewhere)
         except ParameterError as problem:
             problems.append(str(problem))
     if problems:
@@ -235,17 +236,23 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"nearest: {', '.join(close)}" if close else f"available: {', '.join(known) or 'none'}"
 
 
-def validate(parameters: Iterable[Parameter], given: dict[str, Any]) -> dict[str, Any]:
-    """Effective values of all parameters: the given ones, and defaults for the rest."""
+def validate(
+    parameters: Iterable[Parameter], given: dict[str, Any], elsewhere: bool = False
+) -> dict[str, Any]:
+    """Effective values of all parameters: the given ones, and defaults for the rest.
+
+    ``elsewhere`` says that another machine will use them, whose devices cannot be seen here.
+    """
     declared = {parameter.name: parameter for parameter in parameters}
     unknown = [
-        f"unknown parameter {name!r}; {nearest(name, declared)}"
+        f"unknown parameter {name!r}; {nearest(str(name), declared)}"
         for name in given
         if name not in declared
     ]
     if unknown:
         raise ParameterError("\n".join(unknown))
-    return _gather((p.name, p.type, given.get(p.name, p.default)) for p in declared.values())
+    checks = ((p.name, p.type, given.get(p.name, p.default)) for p in declared.values())
+    return _gather(checks, elsewhere)
 
 
 class _Loader(yaml.SafeLoader):

@@ -34,7 +34,7 @@ def profile(root: Path, name: str) -> Profile:
         return Profile("values of the chapters' parameters cells", {})
     try:
         content = parameters.load_yaml(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, ValueError) as error:
+    except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
         raise BadInput(f"{path} is not readable as YAML: {error}") from None
     if not isinstance(content, dict):
         raise BadInput(f"{path}: expected chapter names with their parameters")

@@ -13,9 +13,12 @@ LIBRARY = Path(__file__).resolve().parents[1]
 
 
 def versions() -> dict[str, str]:
-    """Installed version of every pinned direct dependency of the library, and of Python."""
-    required = metadata.requires("cotflow") or ()
-    required = [entry for entry in required if not re.search(r"extra == .(bench|upkeep)", entry)]
+    """Installed version of every dependency that may decide a result, and of Python."""
+    required = [
+        entry
+        for entry in metadata.requires("cotflow") or ()
+        if not re.search(r'extra == "(bench|sweep|upkeep)"', entry)
+    ]
     names = sorted({re.match(r"[\w.-]+", entry)[0] for entry in required})
     found = {}
     for name in names:

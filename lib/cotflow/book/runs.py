@@ -6,7 +6,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,12 +24,21 @@ from cotflow.book.tree import BadInput, Source, book_root, chapter
 
 
 @dataclass(frozen=True)
+class Failure:
+    """Why an execution stopped: a crash, or claims that do not hold, which is a result."""
+
+    sentence: str
+    crash: bool = True
+
+
+@dataclass(frozen=True)
 class Execution:
     """Where a run's results lie, its claims' records, and the failure that ended it, if any."""
 
     output: Path
     claims: list[dict]
     failure: str | None
+    crashed: bool = False
 
     @property
     def holds(self) -> bool:
@@ -64,16 +73,20 @@ def run(
     given = profile(root, profile_name).values.get(name, {}) | (overrides or {})
     values = parameters.validate(source.parameters, given)
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    output = Path(output or f"runs/{name}-{profile_name}-{stamp}").expanduser().resolve()
+    output = output_folder(output or Path(f"runs/{name}-{profile_name}-{stamp}"))
     if not _is_free(output):
         raise BadInput(f"expected a new or an empty folder for the results, received {output}")
+    return perform(source, values, given, output)
 
+
+def perform(source: Source, values: dict, given: Iterable[str], output: Path) -> Execution:
+    """Execute a chapter at checked values, those named in ``given`` in place of its defaults."""
     with workshop_beside(output) as workshop:
         notebook, failure = execute(source, workshop, {key: values[key] for key in given})
         claims, execution = _records(notebook)
         results = workshop / "results"
         results.mkdir()
-        nbformat.write(notebook, results / f"{name}.ipynb")
+        nbformat.write(notebook, results / f"{source.name}.ipynb")
         _write_json(results / "claims.json", claims)
         if execution:
             _write_json(results / "execution.json", execution)
@@ -84,7 +97,17 @@ def run(
         except OSError:  # another run delivered there in the meantime
             output = output.with_name(f"{output.name}-{os.getpid()}")
             os.replace(results, output)
-    return Execution(output, claims, failure)
+    if failure is None:
+        return Execution(output, claims, None)
+    return Execution(output, claims, failure.sentence, failure.crash)
+
+
+def output_folder(path: Path) -> Path:
+    """The absolute path of a folder for results, which need not exist yet."""
+    try:
+        return path.expanduser().resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # an unknown ~user, a loop, a zero byte
+        raise BadInput(f"expected a folder for the results, received {path}: {error}") from None
 
 
 def _is_free(folder: Path) -> bool:
@@ -114,7 +137,7 @@ def workshop_beside(output: Path) -> Iterator[Path]:
                 folder.rmdir()
 
 
-def execute(source: Source, folder: Path, given: dict) -> tuple[NotebookNode, str | None]:
+def execute(source: Source, folder: Path, given: dict) -> tuple[NotebookNode, Failure | None]:
     """The chapter executed inside ``folder``, as far as it went, and why it stopped, if it did."""
     import papermill
     from nbclient.exceptions import DeadKernelError
@@ -136,13 +159,13 @@ def execute(source: Source, folder: Path, given: dict) -> tuple[NotebookNode, st
         if error.ename == "ParameterError":
             raise BadInput(error.evalue) from None
         if error.ename == "ClaimsDoNotHold":
-            failure = error.evalue
+            failure = Failure(error.evalue, crash=False)
         else:
             what = " ".join(f"{error.ename}: {error.evalue}".split())
-            failure = f"cell [{error.exec_count}] of {source.name} stopped with {what}"
-            failure += "; the traceback is in the notebook."
+            sentence = f"cell [{error.exec_count}] of {source.name} stopped with {what}"
+            failure = Failure(f"{sentence}; the traceback is in the notebook.")
     except DeadKernelError:
-        failure = f"the process that executed {source.name} died"
+        failure = Failure(f"the process that executed {source.name} died")
     notebook = nbformat.read(executed, as_version=4)
     notebook.metadata.papermill |= {
         "input_path": f"book/{source.path.name}",

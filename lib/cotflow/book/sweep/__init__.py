@@ -1,0 +1,1 @@
+"""Sweeps: one chapter at many values, run by Snakemake, gathered in a table and a page."""
