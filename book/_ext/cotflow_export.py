@@ -60,7 +60,9 @@ def cells(record: dict) -> list[str]:
     said = [f"{MARKS[verdict]} {verdict}", f"[{name}]({record['page']})", record["statement"]]
     if verdict == "not tested here":
         return [*said, source, record["reason"], "", ""]
-    return [*said, source, predicted, f"{measured} {record['interval']}".strip(), tolerance]
+    if record["low"] != record["high"]:
+        measured += f" {record['interval']}"
+    return [*said, source, predicted, measured, tolerance]
 
 
 def row(cells: list[str] | tuple[str, ...]) -> str:
