@@ -282,6 +282,21 @@ def link_code(app: Sphinx, pagename: str, template: str, context: dict, doctree)
     context["body"] = CELL.sub(cell, context["body"])
 
 
+SIGNATURE = re.compile(r"<dl>\n((?:<dd>(?:(?!<d[dlt]).)*?</dd>\n)+)</dl>", re.DOTALL)
+
+
+def plain_signatures(app: Sphinx, pagename: str, template: str, context: dict, doctree) -> None:
+    """Parameters one a line without a list of definitions that has no terms to define."""
+
+    def lines(match: re.Match) -> str:
+        return (
+            match[1].replace("<dd>", '<span class="cotflow-parameter">').replace("</dd>", "</span>")
+        )
+
+    if pagename.startswith(PAGES) and "body" in context:
+        context["body"] = SIGNATURE.sub(lines, context["body"])
+
+
 def setup(app: Sphinx) -> dict:
     app.setup_extension("sphinx.ext.autodoc")
     app.connect("autodoc-process-docstring", rewrite)
@@ -293,4 +308,5 @@ def setup(app: Sphinx) -> dict:
     app.connect("doctree-resolved", fill_front_door)
     app.connect("doctree-resolved", link_literals)
     app.connect("html-page-context", link_code)
+    app.connect("html-page-context", plain_signatures)
     return {"version": "0.1", "parallel_read_safe": False, "parallel_write_safe": False}

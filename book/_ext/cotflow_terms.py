@@ -38,9 +38,12 @@ class Defined(nodes.Inline, nodes.TextElement):
 
 
 def visit(translator, node: Defined) -> None:
+    definition = html.escape(node["definition"])
+    # A formula is drawn without text: what it means is its name.
+    name = f' aria-label="{definition}"' if isinstance(node[0], nodes.math) else ""
     translator.body.append(
         f'<a class="cotflow-term" href="{html.escape(node["uri"])}" '
-        f'data-definition="{html.escape(node["definition"])}">'
+        f'data-definition="{definition}"{name}>'
     )
 
 

@@ -48,6 +48,13 @@ document.addEventListener("DOMContentLoaded", () => {
     term.addEventListener("focus", () => show(term));
     term.addEventListener("blur", hide);
   }
+
+  // The arrows that open parts of the table of contents have no name of their own.
+  for (const summary of document.querySelectorAll("nav li > details > summary")) {
+    const title = summary.closest("li").querySelector(":scope > a")?.textContent.trim();
+    summary.setAttribute("aria-label", `Pages below ${title}`);
+  }
+
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape") hide();
   });
