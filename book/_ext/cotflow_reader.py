@@ -149,7 +149,7 @@ def add_preview(app: Sphinx, pagename: str, template: str, context: dict, doctre
     picture = f"_static/{cotflow_preview.NAME}"
     tags = {
         "og:type": "article",
-        "og:site_name": app.config.project,
+        "og:site_name": app.config.html_title,
         "og:title": app.env.titles[pagename].astext(),
         "og:description": description(doctree),
         # A full address is what others can load; without one the picture is at least beside us.
@@ -174,7 +174,7 @@ def add_preview(app: Sphinx, pagename: str, template: str, context: dict, doctre
 
 def draw_preview(app: Sphinx, exception: Exception | None) -> None:
     if exception is None and app.builder.name == "html":
-        cotflow_preview.draw(Path(app.outdir) / "_static", app.config.project)
+        cotflow_preview.draw(Path(app.outdir) / "_static", app.config.html_title)
 
 
 def setup(app: Sphinx) -> dict:

@@ -61,24 +61,32 @@ def statements(env: BuildEnvironment) -> dict[str, list[Statement]]:
     return env.cotflow_statements
 
 
-def split(title: nodes.title) -> tuple[tuple[nodes.Node, ...], str]:
-    """The name, in which formulas stay formulas, and the mark of provenance behind it."""
+def split(title: nodes.title, before: str, after: str) -> tuple[tuple[nodes.Node, ...], str]:
+    """The name, in which formulas stay formulas, and the mark of provenance behind it.
+
+    ``before`` and ``after`` are what the format of titles puts around both.
+    """
+    children = [node.deepcopy() for node in title.children]
+    if isinstance(children[0], nodes.Text):
+        children[0] = nodes.Text(children[0].removeprefix(before))
+    if isinstance(children[-1], nodes.Text):
+        children[-1] = nodes.Text(children[-1].removesuffix(after))
     name: list[nodes.Node] = []
-    for node in title.children:
+    for node in children:
         match = TITLE.fullmatch(node.astext()) if isinstance(node, nodes.Text) else None
         if match:
             return (*name, nodes.Text(match["name"])), match["source"]
-        kept = node.deepcopy()
         # Without its page, which the environment would otherwise keep whole.
-        kept.document = None
-        name.append(kept)
+        node.document = None
+        name.append(node)
     return tuple(name), ""
 
 
 def collect(app: Sphinx, doctree: nodes.document) -> None:
     found = []
     for box in doctree.findall(lambda node: isinstance(node, tuple(NODE_TYPES.values()))):
-        name, source = split(box.next_node(nodes.title))
+        before, after = app.config.proof_title_format.split("%t")
+        name, source = split(box.next_node(nodes.title), before.strip(), after.strip())
         found.append(
             Statement(
                 app.env.docname, box["label"], box["realtype"], box["countertype"], name, source

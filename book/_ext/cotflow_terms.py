@@ -54,9 +54,13 @@ def depart(translator, node: Defined) -> None:
 # The table of symbols
 
 
-def symbols(env: BuildEnvironment) -> list[dict]:
+def settings(env: BuildEnvironment) -> dict:
     path = Path(env.srcdir) / f"{NOTATION}.yml"
-    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else []
+    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def symbols(env: BuildEnvironment) -> list[dict]:
+    return settings(env).get("symbols", [])
 
 
 class Notation(SphinxDirective):
@@ -143,7 +147,11 @@ def wrap(app: Sphinx, docname: str, definition: Definition, *content: nodes.Node
 
 def mark_terms(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     # Long terms first: in "conditional transport" nothing else is looked for.
+    page, senses = docname.rpartition("/")[2], settings(app.env).get("other-senses", {})
     for term in sorted(terms(app.env), key=len, reverse=True):
+        elsewhere = senses.get(term, ())
+        if elsewhere == "everywhere" or page in elsewhere:
+            continue
         definition, wanted = terms(app.env)[term], pattern(term)
         for text in doctree.findall(nodes.Text):
             match = wanted.search(text.astext())
