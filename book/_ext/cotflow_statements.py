@@ -68,9 +68,9 @@ def split(title: nodes.title, before: str, after: str) -> tuple[tuple[nodes.Node
     """
     children = [node.deepcopy() for node in title.children]
     if isinstance(children[0], nodes.Text):
-        children[0] = nodes.Text(children[0].removeprefix(before))
+        children[0] = nodes.Text(children[0].lstrip().removeprefix(before))
     if isinstance(children[-1], nodes.Text):
-        children[-1] = nodes.Text(children[-1].removesuffix(after))
+        children[-1] = nodes.Text(children[-1].rstrip().removesuffix(after))
     name: list[nodes.Node] = []
     for node in children:
         match = TITLE.fullmatch(node.astext()) if isinstance(node, nodes.Text) else None

@@ -77,6 +77,8 @@ def fill(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     for place in list(doctree.findall(Symbols)):
         rows = []
         for entry in symbols(app.env):
+            if "row" in entry:
+                continue
             page = f"book/{entry['where']}"
             title = app.env.titles.get(page)
             where = (
@@ -174,7 +176,7 @@ def here(entry: dict, docname: str) -> bool:
 
 def mark_symbols(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     wanted = {
-        form: Definition(NOTATION, f"symbol-{entry['id']}", entry["hover"])
+        form: Definition(NOTATION, f"symbol-{entry.get('row') or entry['id']}", entry["hover"])
         for entry in symbols(app.env)
         if "forms" in entry and here(entry, docname)
         for form in entry["forms"]
