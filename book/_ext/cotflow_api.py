@@ -168,11 +168,18 @@ def fill_front_door(app: Sphinx, doctree: nodes.document, docname: str) -> None:
 
 def found(name: str) -> object:
     """The thing of a dotted name, None if there is none."""
-    module, _, attribute = name.rpartition(".")
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError):
-        return None
+    module, names = name, []
+    while module:
+        try:
+            thing = importlib.import_module(module)
+        except ImportError:
+            module, _, last = module.rpartition(".")
+            names.insert(0, last)
+            continue
+        for attribute in names:
+            thing = getattr(thing, attribute, None)
+        return thing
+    return None
 
 
 def canonical(name: str) -> str:
@@ -196,13 +203,17 @@ def described(env: BuildEnvironment, name: str) -> tuple[str, str] | None:
 
 def resolve(app: Sphinx, env: BuildEnvironment, node, content):
     """A reference to a name at the library's front door leads to the module that defines it."""
-    if node.get("refdomain") != "py" or not node["reftarget"].startswith("cotflow"):
+    if node.get("refdomain") != "py":
         return None
-    place = described(env, node["reftarget"])
+    name, module = node["reftarget"], node.get("py:module")
+    if not name.startswith("cotflow") and module:
+        # What a docstring names as its module imports it.
+        name = f"{module}.{name}"
+    place = described(env, name)
     if place is None:
-        variable = isinstance(found(node["reftarget"]), TypeVar)
+        variable = isinstance(found(name), TypeVar)
         return content if variable else None
-    return make_refnode(app.builder, node["refdoc"], *place, content, node["reftarget"])
+    return make_refnode(app.builder, node["refdoc"], *place, content, name)
 
 
 def link_literals(app: Sphinx, doctree: nodes.document, docname: str) -> None:
