@@ -30,14 +30,15 @@ body { background: white; }
 article.bd-article { padding: 0; break-before: page; }
 .cover { padding-top: 30vh; text-align: center; }
 .cover p { color: #4d596b; }
-.contents { break-before: page; }
-.contents ol { list-style: none; padding-left: 0; }
-.contents li { padding: 0.2rem 0; }
+.book-contents { break-before: page; }
+.book-contents ol { list-style: none; padding-left: 0; }
+.book-contents li { padding: 0.2rem 0; }
 .headerlink, .copybtn, button, details.hide, .cotflow-motion label { display: none !important; }
 figure, table tr, .cotflow-claim, div.cell_output img { break-inside: avoid; }
 h1, h2, h3, h4, summary, p.admonition-title { break-after: avoid; }
 a, a.cotflow-term, a.cotflow-api { color: inherit; text-decoration: none; border: 0; }
 p a.reference { color: #0f5cc0; }
+a.cotflow-term, a.cotflow-api { text-decoration: none !important; }
 a.cotflow-term .math { border-bottom: 0 !important; }
 .pst-scrollable-table-container, div.math, span.math { overflow: visible !important; }
 .bd-article table { font-size: 0.8rem !important; }
@@ -135,7 +136,7 @@ def join(html: Path) -> str:
     built = f"<p>{date.get_text(' ', strip=True)}</p>" if date else ""
     front = BeautifulSoup(
         f'<div class="cover"><h1>{title}</h1><p>A book that measures its own theorems</p>{built}'
-        f'</div><nav class="contents" aria-label="Contents"><h2>Contents</h2><ol>{contents}</ol>'
+        f'</div><nav class="book-contents" aria-label="Contents"><h2>Contents</h2><ol>{contents}</ol>'
         "</nav>",
         "html.parser",
     )

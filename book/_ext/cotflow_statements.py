@@ -133,6 +133,9 @@ class SearchableProofs(ProofDomain):
 
     object_types: ClassVar = {kind: ObjType(kind.title(), "ref") for kind in NODE_TYPES}
 
+    def get_type_name(self, type: ObjType, primary: bool = False) -> str:
+        return type.lname
+
     def get_objects(self) -> Iterator[tuple[str, str, str, str, str, int]]:
         for found in statements(self.env).values():
             for box in found:
