@@ -136,8 +136,8 @@ def join(html: Path) -> str:
     built = f"<p>{date.get_text(' ', strip=True)}</p>" if date else ""
     front = BeautifulSoup(
         f'<div class="cover"><h1>{title}</h1><p>A book that measures its own theorems</p>{built}'
-        f'</div><nav class="book-contents" aria-label="Contents"><h2>Contents</h2><ol>{contents}</ol>'
-        "</nav>",
+        '</div><nav class="book-contents" aria-label="Contents"><h2>Contents</h2>'
+        f"<ol>{contents}</ol></nav>",
         "html.parser",
     )
     main = document.new_tag("main", attrs={"class": "bd-content"})
