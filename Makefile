@@ -8,11 +8,13 @@ PYTHON ?= python3
 PIP_ARGS ?=
 BIN := .venv/bin
 PAGE := _build/html/index.html
+PDF := _build/cotflow.pdf
 
-.PHONY: help book test notebooks bench audit release hooks setup clean
+.PHONY: help book pdf test notebooks bench audit release hooks setup clean
 
 help:
 	@echo "make book       build the book into _build/html (sets up .venv first, if needed)"
+	@echo "make pdf        the whole book as $(PDF); needs chromium or chrome"
 	@echo "make test       ruff and all tests (sets up .venv first, if needed)"
 	@echo "make notebooks  write the chapters as notebooks"
 	@echo "make bench      measure the cost of a step for the chapter on solvers (JAX is compared if installed)"
@@ -36,6 +38,14 @@ book: setup
 	@echo
 	@echo "The book is $(CURDIR)/$(PAGE)"
 	@echo "To open it: $(BIN)/python -m webbrowser file://$(CURDIR)/$(PAGE)"
+
+# The browser is looked for first: the book takes minutes.
+pdf: setup
+	@$(BIN)/python book/_ext/cotflow_print.py --check
+	@$(MAKE) --no-print-directory book
+	@echo "Printing $(PDF); this takes a minute or two."
+	@$(BIN)/python book/_ext/cotflow_print.py _build/html $(PDF)
+	@echo "The PDF is $(CURDIR)/$(PDF)"
 
 test: setup
 	@echo "[3/4] Checking the sources."

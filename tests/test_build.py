@@ -180,6 +180,56 @@ def test_execution_record_names_hashes_parameters_and_versions(built):
     assert record["versions"]["torch"] in page
 
 
+def test_page_without_a_known_repository_has_downloads_and_no_launch(built):
+    page = built.page("tiny")
+    assert "dropdown-download-buttons" in page
+    assert "dropdown-launch-buttons" not in page
+    assert not (built.folder / "_build/html/launch").exists()
+
+
+def test_page_of_a_known_repository_can_be_launched(built, monkeypatch):
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    monkeypatch.setenv("COTFLOW_REPOSITORY", "https://github.com/owner/name")
+    monkeypatch.setenv("COTFLOW_COMMIT", commit)
+    monkeypatch.setenv("COTFLOW_LAUNCH_BRANCH", "launch")
+    monkeypatch.setenv("COTFLOW_SITE", "https://owner.example/name/")
+    paired = built.folder / "book/notebooks/tiny.ipynb"
+    paired.parent.mkdir(exist_ok=True)
+    paired.write_text("{}")
+    with built.edited("book/tiny.md", "# A tiny chapter", "# A public chapter"):
+        build = built.build()
+    paired.unlink()
+    assert build.returncode == 0, build.stdout
+    page = built.page("tiny")
+    assert f"https://mybinder.org/v2/gh/owner/name/{commit}?urlpath=lab/tree/" in page
+    assert "https://colab.research.google.com/github/owner/name/blob/launch/tiny.ipynb" in page
+    assert 'content="https://owner.example/name/_static/preview.png"' in page
+    launch = nbformat.read(built.folder / "_build/html/launch/tiny.ipynb", 4)
+    assert f"@ git+https://github.com/owner/name@{commit}" in launch.cells[0].source
+    shutil.rmtree(built.folder / "_build/html/launch")
+
+
+def test_pdf_is_printed(built, tmp_path):
+    tool = [sys.executable, ROOT / "book/_ext/cotflow_print.py"]
+    if subprocess.run([*tool, "--check"], capture_output=True).returncode:
+        pytest.skip("no browser to print with")
+    pdf = tmp_path / "book.pdf"
+    subprocess.run([*tool, built.folder / "_build/html", pdf], check=True, timeout=120)
+    assert pdf.read_bytes().startswith(b"%PDF-")
+    assert pdf.stat().st_size > 20_000
+
+
+def test_pdf_without_a_browser_ends_with_a_sentence(tmp_path):
+    printed = subprocess.run(
+        [sys.executable, ROOT / "book/_ext/cotflow_print.py", "--check"],
+        env={**os.environ, "PATH": str(tmp_path), "PLAYWRIGHT_BROWSERS_PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert printed.returncode == 1
+    assert "no chromium or chrome was found" in printed.stderr
+
+
 def test_unchanged_build_executes_nothing_and_keeps_the_ledger(built, builds):
     assert builds[1].returncode == 0, builds[1].stdout
     assert not executed(builds[1])

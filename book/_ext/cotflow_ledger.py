@@ -7,6 +7,10 @@ Directives
 ----------
 ``{ledger}`` : a table of claims for each chapter; with ``:summary:`` one sentence of counts.
 ``{execution-record}`` : when, where and with which versions each chapter ran.
+
+Role
+----
+``{claim}`words <chapter/name>` `` : a link to a claim's card; a claim nobody recorded is a warning.
 """
 
 from __future__ import annotations
@@ -25,9 +29,12 @@ from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.environment import BuildEnvironment
-from sphinx.util.docutils import SphinxDirective
+from sphinx.util import logging
+from sphinx.util.docutils import ReferenceRole, SphinxDirective
 
 from cotflow.book.provenance import file_hash, library_hash
+
+logger = logging.getLogger(__name__)
 
 
 class Pending(nodes.General, nodes.Element):
@@ -42,6 +49,18 @@ class Ledger(SphinxDirective):
         kind = "summary" if "summary" in self.options else self.kind
         waiting(self.env).add(self.env.docname)
         return [Pending(kind=kind)]
+
+
+class PendingClaim(nodes.Inline, nodes.TextElement):
+    """Holds the place of a link until the claim it leads to is known."""
+
+
+class ClaimRole(ReferenceRole):
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        waiting(self.env).add(self.env.docname)
+        node = PendingClaim(self.rawtext, self.title, target=self.target)
+        self.set_source_info(node)
+        return [node], []
 
 
 class ExecutionRecord(Ledger):
@@ -107,6 +126,25 @@ def fill(app: Sphinx, doctree: nodes.document, docname: str) -> None:
         pending.replace_self(shown)
 
 
+def link_claims(app: Sphinx, doctree: nodes.document, docname: str) -> None:
+    pending = list(doctree.findall(PendingClaim))
+    if not pending:
+        return
+    known = {
+        f"{record['chapter']}/{record['name']}": (chapter.docname, record)
+        for chapter in records.read(app.env)
+        for record in chapter.claims
+    }
+    for node in pending:
+        if node["target"] not in known:
+            logger.warning("no claim %r was recorded", node["target"], location=node)
+            node.replace_self(nodes.Text(node.astext()))
+            continue
+        page, record = known[node["target"]]
+        uri = f"{app.builder.get_relative_uri(docname, page)}#{tables.anchor(record)}"
+        node.replace_self(tables.link(node.astext(), uri))
+
+
 def title(env: BuildEnvironment, docname: str) -> str:
     return env.titles[docname].astext()
 
@@ -134,11 +172,14 @@ def setup(app: Sphinx) -> dict:
     app.add_node(Pending)
     app.add_directive("ledger", Ledger)
     app.add_directive("execution-record", ExecutionRecord)
+    app.add_node(PendingClaim)
+    app.add_role("claim", ClaimRole())
     app.connect("config-inited", key_cache)
     app.connect("env-get-outdated", lost_notebooks)
     app.connect("env-purge-doc", forget)
     app.connect("env-updated", refresh)
     app.connect("doctree-resolved", fill)
+    app.connect("doctree-resolved", link_claims)
     app.connect("build-finished", check_anchors)
     app.connect("build-finished", partial(cotflow_export.write, title, source_hash))
     cotflow_heartbeat.connect(app)
