@@ -147,7 +147,9 @@ def test_a_workflow_pins_its_actions_and_asks_for_little(path):
     for name, job in workflow["jobs"].items():
         assert job.get("timeout-minutes", 0 if "uses" in job else 1e9) <= 360, name
         written = {key for key, value in job.get("permissions", {}).items() if value == "write"}
-        assert written <= {"pages", "id-token"}, name
+        # `launch` pushes finished notebooks to a branch of their own and runs nothing else.
+        allowed = {"contents"} if name == "launch" else {"pages", "id-token"}
+        assert written <= allowed, name
         used = [step.get("uses", "") for step in job.get("steps", [])]
         checks_out = any("actions/checkout" in action for action in used)
         assert not (written and checks_out), f"{name}: code of the repository runs with {written}"
