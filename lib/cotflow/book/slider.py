@@ -130,15 +130,16 @@ class Slider:
             ax.set(title=panel.title, xlabel=across, ylabel=up)
             ax.set(xscale=panel.scales[0], yscale=panel.scales[1])
             for curve, colour, dashes in panel.styled():
-                line = (0, [float(d) for d in dashes.split()]) if dashes else "-"
-                dots = "o" if curve.dots or isinstance(curve, Marker) else None
-                for i, opacity in self.kept.items():
-                    label = curve.label if opacity == 1 else None
-                    if isinstance(curve, Moving) or label:
-                        x, y = curve.at(i, len(self.frames)).T
-                        ax.plot(
-                            x, y, ls=line, marker=dots, ms=3, c=colour, alpha=opacity, label=label
-                        )
+                look = {"c": colour, "ls": (0, [float(d) for d in dashes.split()] or None)}
+                if isinstance(curve, Marker):
+                    look |= {"marker": "o", "ms": 7, "ls": ""}
+                elif curve.dots:
+                    look |= {"marker": "o", "ms": 3}
+                for i, opacity in self.kept.items() if isinstance(curve, Moving) else [(0, 1.0)]:
+                    x, y = curve.at(i, len(self.frames)).T
+                    ax.plot(
+                        x, y, label=curve.label if opacity == 1 else None, alpha=opacity, **look
+                    )
             ax.legend()
         picture = io.BytesIO()
         figure.savefig(picture, format="png")
