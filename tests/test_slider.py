@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from cotflow.book.slider import LARGEST, Curve, Frame, Marker, Moving, Panel, Slider
-from cotflow.book.svg import BOTTOM, LEFT, RIGHT, TOP, Axis, number
+from cotflow.book.svg import BOTTOM, RIGHT, TOP, Axis, number
 
 S = np.linspace(0.0, 1.0, 5)
 
@@ -34,7 +34,8 @@ def test_a_frame_is_a_group_of_its_moving_curves_in_the_coordinates_of_shared_ax
     groups = [g for g in root.iter("g") if "frame" in g.get("class")]
     assert [g.get("data-frame") for g in groups] == ["0", "1", "2"]
     ends = [g.find("path").get("d").split()[-2:] for g in groups]
-    across = LEFT + (RIGHT - LEFT) * (1.04 / 1.08)
+    left = 14 + 6.6 * len("0.5")
+    across = left + (RIGHT - left) * (1.04 / 1.08)
     heights = BOTTOM - (BOTTOM - TOP) * (np.array([0, 1, 2]) + 0.08) / 2.16
     np.testing.assert_allclose(np.array(ends, float), [(across, y) for y in heights], atol=0.06)
     dots = [float(g.find("circle").get("cy")) for g in groups]
@@ -49,6 +50,20 @@ def test_axes_have_ticks_labels_and_a_legend_in_colours_and_dashes():
     looks = set(re.findall(r'stroke="(#\w+)"( stroke-dasharray="[\d. ]+")?', page))
     assert len(looks) == 2
     assert [number(v) for v in (0.25, -3.0, 1e-7, 2.5e12)] == ["0.25", "−3", "10⁻⁷", "2.5·10¹²"]
+
+
+def test_long_tick_labels_stay_inside_the_picture():
+    tiny = np.array([-2.5e-4, -1.0e-4])
+    page = slider([Curve("tiny", [0.0, 1.0], tiny)]).page
+    for x, text in re.findall(r'<text x="([\d.]+)" [^>]* text-anchor="end">(−[^<]*)</text>', page):
+        assert float(x) > 6.5 * len(text)
+    assert ">−0.00025</text>" in page
+
+
+def test_a_curve_without_a_label_is_not_in_the_legend_and_may_choose_its_look():
+    page = slider([Curve("", S, S, colour="black", dashes="1 2"), Curve("b", S, S)]).page
+    assert page.count("<li>") == 2
+    assert 'stroke="#000000" stroke-dasharray="1 2"' in page
 
 
 def test_a_logarithmic_axis_has_ticks_at_decades_or_within_one():

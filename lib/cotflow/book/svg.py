@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from cotflow.book import style
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 330, 230, 48, 316, 24, 190
+WIDTH, HEIGHT, RIGHT, TOP, BOTTOM = 330, 230, 312, 24, 190
 DASHES = ("", "7 3", "2 2.5", "9 3 2 3", "4 2", "12 4")
 RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -24,9 +24,10 @@ class Curve:
 
     Parameters
     ----------
+    label : in the legend; an empty one is left out.
     x, y : (points,).
     dots : mark each point as well.
-    colour : as matplotlib names or codes it; by default the palette's next one.
+    colour, dashes : as matplotlib and SVG code them; by default the palette's next ones.
     """
 
     label: str
@@ -34,6 +35,7 @@ class Curve:
     y: ArrayLike
     dots: bool = False
     colour: str | None = None
+    dashes: str | None = None
 
     def at(self, frame: int, frames: int) -> np.ndarray:
         """Points (points, 2) in one of the frames."""
@@ -94,17 +96,20 @@ class Panel:
 
     def styled(self) -> list[tuple[Curve, str, str]]:
         """Each curve with its colour and its dashes."""
-        looks = zip(self.curves, style.CYCLE, DASHES, strict=False)
-        return [(curve, to_hex(curve.colour or colour), dashes) for curve, colour, dashes in looks]
+        return [
+            (c, to_hex(c.colour or colour), dashes if c.dashes is None else c.dashes)
+            for c, colour, dashes in zip(self.curves, style.CYCLE, DASHES, strict=False)
+        ]
 
     def page(self, frames: int, kept: Mapping[int, float]) -> str:
         """Title, picture and legend; ``kept`` are frames to be shown together and their opacity."""
         points = [[curve.at(i, frames) for i in range(frames)] for curve in self.curves]
         every = np.concatenate([p for rows in points for p in rows])
         across, up = (Axis(v, s) for v, s in zip(every.T, self.scales, strict=True))
+        left = 14 + 6.6 * max((len(text) for _, text in up.ticks()), default=0)
         still, legend, moving = "", "", [""] * frames
         for (curve, colour, dashes), rows in zip(self.styled(), points, strict=True):
-            x = [LEFT + across.unit(p[:, 0]) * (RIGHT - LEFT) for p in rows]
+            x = [left + across.unit(p[:, 0]) * (RIGHT - left) for p in rows]
             y = [BOTTOM - up.unit(p[:, 1]) * (BOTTOM - TOP) for p in rows]
             if isinstance(curve, Moving):
                 drawn = [_draw(curve, *at, colour, dashes) for at in zip(x, y, strict=True)]
@@ -112,10 +117,8 @@ class Panel:
             else:
                 still += _draw(curve, x[0], y[0], colour, dashes)
             sample = _draw(curve, np.array([17.0, 1, 17, 33]), np.full(4, 5.0), colour, dashes)
-            legend += (
-                f'<li><svg viewBox="0 0 34 10" aria-hidden="true">{sample}</svg> '
-                f"{html.escape(curve.label)}</li>"
-            )
+            sample = f'<svg viewBox="0 0 34 10" aria-hidden="true">{sample}</svg>'
+            legend += f"<li>{sample} {html.escape(curve.label)}</li>" if curve.label else ""
         groups = ""
         for i, inside in enumerate(moving):
             shown = f' kept" opacity="{kept[i]}' if i in kept else ""
@@ -123,22 +126,22 @@ class Panel:
         return (
             f'<div class="panel"><p><b>{html.escape(self.title)}</b></p>'
             f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-            f'aria-label="{html.escape(self.description)}">{self._axes(across, up)}'
+            f'aria-label="{html.escape(self.description)}">{self._axes(across, up, left)}'
             f"{still}{groups}</svg><ul>{legend}</ul></div>"
         )
 
-    def _axes(self, across: Axis, up: Axis) -> str:
+    def _axes(self, across: Axis, up: Axis, left: float) -> str:
         drawn = ""
         for unit, text in across.ticks():
-            x = LEFT + unit * (RIGHT - LEFT)
+            x = left + unit * (RIGHT - left)
             drawn += f'<path class="grid" d="M{x:.1f} {TOP}V{BOTTOM}"/>'
             drawn += f'<text x="{x:.1f}" y="{BOTTOM + 15}" text-anchor="middle">{text}</text>'
         for unit, text in up.ticks():
             y = BOTTOM - unit * (BOTTOM - TOP)
-            drawn += f'<path class="grid" d="M{LEFT} {y:.1f}H{RIGHT}"/>'
-            drawn += f'<text x="{LEFT - 5}" y="{y + 4:.1f}" text-anchor="end">{text}</text>'
+            drawn += f'<path class="grid" d="M{left:.1f} {y:.1f}H{RIGHT}"/>'
+            drawn += f'<text x="{left - 5:.1f}" y="{y + 4:.1f}" text-anchor="end">{text}</text>'
         return (
-            f'{drawn}<path class="axis" d="M{LEFT} {TOP}V{BOTTOM}H{RIGHT}"/>'
+            f'{drawn}<path class="axis" d="M{left:.1f} {TOP}V{BOTTOM}H{RIGHT}"/>'
             f'<text x="{RIGHT}" y="{HEIGHT - 7}" text-anchor="end">{html.escape(self.labels[0])}'
             f'</text><text x="4" y="14">{html.escape(self.labels[1])}</text>'
         )
@@ -169,11 +172,8 @@ class Axis:
             values = LogLocator(subs=subs, numticks=6).tick_values(10**self.low, 10**self.high)
         else:
             values = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(self.low, self.high)
-        return [
-            (unit, number(value))
-            for unit, value in zip(self.unit(values), values, strict=True)
-            if 0 <= unit <= 1
-        ]
+        places = zip(self.unit(values), values, strict=True)
+        return [(unit, number(value)) for unit, value in places if 0 <= unit <= 1]
 
 
 def number(value: float) -> str:
