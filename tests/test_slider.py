@@ -147,3 +147,77 @@ def test_other_values_that_do_not_fit_are_named():
         slider(start=3)
     with pytest.raises(ValueError, match="at least one frame and one panel"):
         Slider("depth", [], [])
+
+
+@pytest.fixture
+def look(browser, tmp_path):
+    """look(figures, ...) opens them as one file of a reader's disk, without a network."""
+    contexts = []
+
+    def look(*figures, script=True, **given):
+        path = tmp_path / "page.html"
+        body = "".join(figure.page for figure in figures)
+        path.write_text(f'<!doctype html><meta charset="utf-8">{body}', encoding="utf-8")
+        contexts.append(browser.new_context(offline=True, java_script_enabled=script, **given))
+        page = contexts[-1].new_page()
+        page.on("pageerror", lambda error: pytest.fail(str(error)))
+        page.goto(path.as_uri())
+        return page
+
+    yield look
+    for context in contexts:
+        context.close()
+
+
+def shown(page, figure=0):
+    """Frames that the first panel of a figure shows."""
+    groups = page.locator(".cotflow-slider").nth(figure).locator(".panel >> nth=0 >> .frame")
+    visible = [group for group in groups.all() if group.is_visible()]
+    return [int(group.get_attribute("data-frame")) for group in visible]
+
+
+def test_keys_move_the_picture_of_their_own_figure(look):
+    page = look(slider(frames=4, start=1), slider(frames=4))
+    assert (shown(page, 0), shown(page, 1)) == ([1], [0])
+    control = page.locator("input").first
+    control.focus()
+    for key, frame in (("ArrowRight", 2), ("End", 3), ("ArrowLeft", 2), ("Home", 0)):
+        page.keyboard.press(key)
+        assert shown(page, 0) == [frame]
+        assert control.get_attribute("aria-valuetext") == f"depth {2**frame}"
+        assert page.locator("output").first.inner_text() == f"gap < {frame}"
+    assert shown(page, 1) == [0]
+    assert control.evaluate("node => getComputedStyle(node).outlineStyle") == "solid"
+
+
+def test_it_plays_to_the_end_and_only_when_asked(look):
+    page = look(slider())
+    page.wait_for_timeout(900)
+    assert shown(page) == [0]
+    page.get_by_role("button", name="play").click()
+    page.get_by_role("button", name="halt").wait_for()
+    page.get_by_role("button", name="play").wait_for(timeout=5000)
+    assert shown(page) == [2]
+    calm = look(slider(), reduced_motion="reduce")
+    assert not calm.get_by_role("button").is_visible()
+    assert calm.get_by_role("slider").is_visible()
+
+
+def test_without_script_and_on_paper_a_few_frames_are_shown_together(look):
+    still = look(slider(frames=6), script=False)
+    paper = look(slider(frames=6))
+    paper.emulate_media(media="print")
+    for page in (still, paper):
+        assert shown(page) == [0, 2, 5]
+        assert not page.get_by_role("slider").is_visible()
+        assert page.get_by_text("From faint to full: depth 1: gap < 0;").is_visible()
+
+
+def test_a_phone_has_the_panels_below_each_other_and_the_control_in_view(look):
+    page = look(slider(), viewport={"width": 390, "height": 500})
+    boxes = [panel.bounding_box() for panel in page.locator(".panel").all()]
+    assert boxes[1]["y"] >= boxes[0]["y"] + boxes[0]["height"]
+    assert page.evaluate("document.scrollingElement.scrollWidth") <= 390
+    for control in (page.get_by_role("slider"), page.get_by_role("button")):
+        box = control.bounding_box()
+        assert box["height"] >= 44 and box["y"] + box["height"] <= 500
