@@ -1,0 +1,265 @@
+"""|∂ℓ|² ≥ µℓ near a start with V = 0: the constants of [M] Prop. 5, Prop. 8, Thm 6, and sharper ones.
+
+The ball of radius M around (Ā, Z̄, B̄), [M] Definition 1: ‖A − Ā‖_F ≤ M, ‖B − B̄‖_F ≤ M and
+‖V_k − V̄_k‖_F + ‖W_k − W̄_k‖_F ≤ M for every layer. Matrices Σ_k = [σ(c_q W_k h_{k−1,i})]_i are m×n.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cotflow.activations import Activation
+from cotflow.adjoint import Gradient
+from cotflow.network import ResidualNet, Weights
+
+
+def pl_constant(at: Gradient) -> Float[Tensor, "*runs"]:
+    """(‖∂_Aℓ‖² + LΣ_k‖∂_{Z_k}ℓ‖² + ‖∂_Bℓ‖²)/ℓ at one state, [M] Definition 1; trained parts only."""
+    return at.slope_squared / at.loss
+
+
+@dataclass(frozen=True)
+class Proposition5:
+    """[M] Prop. 5 for ‖x_i‖ = √q, q ≥ d + d′: if m ≥ c₁n and L ≥ c₂√(nq), then with probability
+    1 − δ the (M, µ)-local PL condition holds at the start, M = c₃/√(nq) and µ = c₄/(n√(nq)).
+
+    Attributes
+    ----------
+    order, coefficient : r ≥ 2 and |η_r(σ)|.
+    width, depth : c₁n and c₂√(nq).
+    radius : M.
+    constant : µ as the proof gives it; :attr:`stated` is the smaller c₄/(n√n·q) of the statement.
+    """
+
+    order: int
+    coefficient: float
+    bound: float
+    samples: int
+    state: int
+    c1: float
+    c2: float
+    c3: float
+    c4: float
+
+    @property
+    def width(self) -> float:
+        return self.c1 * self.samples
+
+    @property
+    def depth(self) -> float:
+        return self.c2 * math.sqrt(self.samples * self.state)
+
+    @property
+    def radius(self) -> float:
+        return self.c3 / math.sqrt(self.samples * self.state)
+
+    @property
+    def constant(self) -> float:
+        return self.c4 / (self.samples * math.sqrt(self.samples * self.state))
+
+    @property
+    def stated(self) -> float:
+        return self.c4 / (self.samples**1.5 * self.state)
+
+    def failure(self, width: int, inputs: int, proxy: float = 1.0) -> dict[str, float]:
+        """The three parts of δ at width m and input dimension d; ``proxy`` is v_x², the
+        sub-Gaussian proxy of √(d/q)·x. A part above 1 says nothing."""
+        n = self.samples
+        coherence = (3.0 / (4.0 * n)) ** (2.0 / self.order) * inputs / (2.0 * proxy)
+        return {
+            "norm of W": math.exp(-self.state * width / 16.0),
+            "features": feature_failure(n, width, self.coefficient, self.bound),
+            "coherence of the data": 2.0 * n**2 * math.exp(-coherence),
+        }
+
+
+def proposition_5(
+    activation: Activation, order: int, coefficient: float, samples: int, state: int
+) -> Proposition5:
+    """c₁ = max(2¹⁰K²e^{4√2K}/η², 1), c₂ = 128K²e^{2√2K}/η, c₃ = min(η/(32√2K), ½),
+    c₄ = η³/(2¹⁴K²e^{6√2K}), with K = sup|σ′| and η = |η_r|."""
+    eta, K, root = abs(coefficient), activation.lipschitz, math.sqrt(2.0)
+    if not 0.0 < eta < math.inf or order < 2:
+        raise ValueError(
+            f"[M] Prop. 5: expected an order ≥ 2 with a coefficient ≠ 0, received {order}, {eta}"
+        )
+    return Proposition5(
+        order, eta, activation.bound, samples, state,
+        c1=max(2.0**10 * K**2 * math.exp(4 * root * K) / eta**2, 1.0),
+        c2=128.0 * K**2 * math.exp(2 * root * K) / eta,
+        c3=min(eta / (32.0 * root * K), 0.5),
+        c4=eta**3 / (2.0**14 * K**2 * math.exp(6 * root * K)),
+    )  # fmt: skip
+
+
+# −log of e^{−δ}/(1 − δ)^{1−δ} at δ = ¾, over 4: what the Chernoff bound gives at a quarter.
+FEATURE_EXPONENT = (0.75 + 0.25 * math.log(0.25)) / 4.0
+PRINTED_EXPONENT = 3.0 / 64.0
+
+
+def feature_failure(
+    samples: int,
+    width: int,
+    coefficient: float,
+    bound: float,
+    exponent: float = PRINTED_EXPONENT,
+) -> float:
+    """n exp(−a·m η²/(M_σ² n)) ≥ P(s_min(σ(WX)) < ¼√m|η|), given |⟨x_i, x_j⟩|^r ≤ 3/(4n) for unit x.
+
+    a = 3/64 as printed in [M] (Lemma 21); the matrix Chernoff bound gives a = 0.1008
+    (:data:`FEATURE_EXPONENT`), and 9/128 in its simplest form. Void (n) for unbounded σ.
+    """
+    return samples * math.exp(-exponent * width * coefficient**2 / (bound**2 * samples))
+
+
+@dataclass(frozen=True)
+class StartBound:
+    """What holds in the whole ball of radius M around a start with V = 0.
+
+    Attributes
+    ----------
+    radius : M.
+    constant : µ with |∂ℓ|² ≥ µℓ in the ball, for all targets; 0 where the ball is too large.
+    speed : S with max(‖Ȧ‖_F, max_k(‖V̇_k‖_F + ‖Ẇ_k‖_F), ‖Ḃ‖_F) ≤ S√ℓ in the ball.
+    """
+
+    radius: float
+    constant: float
+    speed: float
+
+    @property
+    def largest_loss(self) -> float:
+        """ℓ(0) below (µM/2S)² never leaves the ball, and then ℓ(t) ≤ e^{−µt}ℓ(0)."""
+        return (self.constant * self.radius / (2.0 * self.speed)) ** 2
+
+
+def start_bound(
+    net: ResidualNet, weights: Weights, x: Float[Tensor, "n d"], radius: float
+) -> StartBound:
+    """µ = (4c_ℓc_m²/n) mean_k(s_k − Δ_k)₊² (σ_min(B) − M)₊² (1 − g/L)₊^{2L},  s_k = s_min(Σ_k).
+
+    With w = max_k‖W_k‖, X = max|x_i|, g = Kc_mc_qM(w + M), H = (‖A‖ + M)X e^g and
+    D = MX + (e^g − 1)(‖A‖ + M)X:  Δ_k = √n·K c_q(MH + ‖W_k‖D), and
+    S = 2√c_ℓ·max((‖B‖ + M)e^g·max(Kc_mc_q(w + M)H, X), H). Every L ≥ 1, width and activation
+    with σ(0) = 0 and K = sup|σ′| < ∞; computed in the precision of the weights.
+
+    Source: [C], proof in the chapter on long training times.
+    """
+    return _Start.measure(net, weights, x).bound(float(radius))
+
+
+def best_start_bound(
+    net: ResidualNet, weights: Weights, x: Float[Tensor, "n d"], radii: int = 400
+) -> StartBound:
+    """The radius, among ``radii`` geometrically spaced ones, that admits the largest loss."""
+    start = _Start.measure(net, weights, x)
+    candidates = (start.bound(float(M)) for M in np.geomspace(1e-6, 1.0, radii))
+    return max(candidates, key=lambda bound: bound.largest_loss)
+
+
+@dataclass(frozen=True)
+class _Start:
+    """The norms at the centre of the ball."""
+
+    net: ResidualNet
+    depth: int
+    samples: int
+    scales: tuple[float, float]
+    norms: tuple[float, float, float]
+    least_B: float
+    W: Tensor
+    least: Tensor
+
+    @classmethod
+    def measure(cls, net: ResidualNet, weights: Weights, x: Tensor) -> _Start:
+        least = least_feature_singular_values(net, weights, x)
+        svd = torch.linalg.svdvals(weights.B)
+        return cls(
+            net,
+            weights.depth,
+            x.shape[-2],
+            (net.residual_scale(1, weights.width), net.input_scale(weights.state)),
+            (
+                float(torch.linalg.matrix_norm(weights.A, ord=2)),
+                float(svd[0]),
+                float(torch.linalg.vector_norm(x, dim=-1).max()),
+            ),
+            float(svd[-1]) if weights.B.shape[-2] <= weights.state else 0.0,
+            torch.linalg.matrix_norm(weights.W, ord=2),
+            least,
+        )
+
+    def bound(self, M: float) -> StartBound:
+        (c_m, c_q), (a, b, size), K = self.scales, self.norms, self.net.activation.lipschitz
+        n, depth, factor, w = self.samples, self.depth, self.net.loss_factor, float(self.W.max())
+        g = K * c_m * c_q * M * (w + M)
+        first, growth = (a + M) * size, math.exp(min(g, 700.0))
+        H, D = growth * first, M * size + (growth - 1.0) * first
+        lost = math.sqrt(n) * K * c_q * (M * H + self.W * D)
+        kept = (self.least - lost).clamp_min(0.0)
+        constant = 4.0 * factor * c_m**2 / n * float(kept.square().mean())
+        constant *= max(self.least_B - M, 0.0) ** 2 * max(1.0 - g / depth, 0.0) ** (2 * depth)
+        adjoint = (b + M) * growth
+        layers = K * c_m * c_q * (w + M) * H
+        speed = 2.0 * math.sqrt(factor) * max(adjoint * layers, adjoint * size, H)
+        return StartBound(M, constant, speed)
+
+
+def least_feature_singular_values(
+    net: ResidualNet, weights: Weights, x: Float[Tensor, "*data n d"]
+) -> Float[Tensor, "*runs L"]:
+    """s_min(Σ_k) of every layer at V = 0, where every state is Ax_i; 0 if m < n."""
+    _require(net, weights)
+    features = _features(net, weights, x)
+    if features.shape[-1] < features.shape[-2]:
+        return features.new_zeros(features.shape[:-2])
+    return torch.linalg.svdvals(features)[..., -1]
+
+
+def start_constant(
+    net: ResidualNet, weights: Weights, x: Float[Tensor, "*data n d"]
+) -> Float[Tensor, "*runs"]:
+    """min over all targets of |∂ℓ|²/ℓ at a start with V = 0, A = (I; 0), B = (0, I), q ≥ d + d′:
+
+    (4c_ℓ/n)·λ_min(c_m² mean_k Σ_kᵀΣ_k + 2XᵀX), without 2XᵀX where A and B are frozen. Exact.
+
+    Source: [C], proof in the chapter on long training times.
+    """
+    _require(net, weights)
+    features = _features(net, weights, x)
+    kernel = torch.matmul(features, features.mT).mean(-3)
+    kernel = kernel * net.residual_scale(1, weights.width) ** 2
+    kernel = kernel + ("A" in net.trained) * torch.matmul(x, x.mT)
+    kernel = kernel + ("B" in net.trained) * torch.matmul(x, x.mT)
+    least = torch.linalg.eigvalsh(kernel)[..., 0].clamp_min(0.0)
+    return 4.0 * net.loss_factor / x.shape[-2] * least
+
+
+def _features(net: ResidualNet, weights: Weights, x: Tensor) -> Float[Tensor, "*runs L n m"]:
+    h = torch.matmul(x, weights.A.mT).unsqueeze(-3)
+    return net.activation(torch.matmul(h, weights.W.mT) * net.input_scale(weights.state))
+
+
+def _require(net: ResidualNet, weights: Weights) -> None:
+    zero = float(net.activation(torch.zeros((), dtype=weights.V.dtype)))
+    if (
+        weights.b is not None
+        or bool(weights.V.any())
+        or zero != 0.0
+        or net.metric != "layer"
+        or net.depth_exponent != 1.0
+        or "V" not in net.trained
+        or net.speed
+    ):
+        raise ValueError(
+            "local PL: expected a start with V = 0 and no bias, σ(0) = 0, V trained, and the layer "
+            f"metric with depth exponent 1 and no speeds; received σ = {net.activation.name}, "
+            f"σ(0) = {zero:g}, largest |V| = {float(weights.V.abs().max()):.3g}, metric "
+            f"{net.metric!r}, trained {net.trained}"
+        )
