@@ -1,4 +1,4 @@
-"""|∂ℓ|² ≥ µℓ near a start with V = 0: the constants of [M] Prop. 5, Prop. 8, Thm 6, and sharper ones.
+"""|∂ℓ|² ≥ µℓ near a start with V = 0: constants of [M] Prop. 5, Prop. 8, Thm 6, and sharper ones.
 
 The ball of radius M around (Ā, Z̄, B̄), [M] Definition 1: ‖A − Ā‖_F ≤ M, ‖B − B̄‖_F ≤ M and
 ‖V_k − V̄_k‖_F + ‖W_k − W̄_k‖_F ≤ M for every layer. Matrices Σ_k = [σ(c_q W_k h_{k−1,i})]_i are m×n.
@@ -20,7 +20,7 @@ from cotflow.network import ResidualNet, Weights
 
 
 def pl_constant(at: Gradient) -> Float[Tensor, "*runs"]:
-    """(‖∂_Aℓ‖² + LΣ_k‖∂_{Z_k}ℓ‖² + ‖∂_Bℓ‖²)/ℓ at one state, [M] Definition 1; trained parts only."""
+    """(‖∂_Aℓ‖² + LΣ_k‖∂_{Z_k}ℓ‖² + ‖∂_Bℓ‖²)/ℓ over the trained parts, [M] Definition 1."""
     return at.slope_squared / at.loss
 
 
@@ -119,6 +119,46 @@ def feature_failure(
 
 
 @dataclass(frozen=True)
+class Theorem6:
+    """[M] Thm 6 where Prop. 5 holds: (1/n)Σ|y_i|² ≤ C gives ℓ(t) ≤ exp(−c₄t/(n√n·q)) ℓ(0).
+
+    Attributes
+    ----------
+    log10_K : log₁₀ of K = max(sup‖∂₁f‖, sup‖∂₂f‖) over ‖h‖ ≤ e^{K₁}M_AM_X, ‖V‖_F + ‖W‖_F ≤ M_Z.
+    log10_log10_C : log₁₀(−log₁₀ C) with that K.
+    kind_K, kind_log10_C : K and log₁₀ C when the suprema are taken over the ball alone, ‖V‖ ≤ M
+        and ‖W‖ ≤ √(2qm) + M.
+    """
+
+    log10_K: float
+    log10_log10_C: float
+    kind_K: float
+    kind_log10_C: float
+
+
+def theorem_6(five: Proposition5, lipschitz: float, width: float) -> Theorem6:
+    """C = c₃²c₄²/(64n⁴q³ max(M_BK, M_BM_X, M_AM_X)² e^{2K}), M_A = M_B = 1 + M, M_X = √q and
+    M_Z = √(2qm) + M, for two-layer residuals of width m."""
+    n, q, M, ln10 = five.samples, five.state, five.radius, math.log(10.0)
+    c = lipschitz / math.sqrt(width * q)
+    M_A, M_X, M_W = 1.0 + M, math.sqrt(q), math.sqrt(2.0 * q * width) + M
+    log_prefactor = 2.0 * math.log(five.c3 * five.c4) - math.log(64.0 * n**4 * q**3)
+
+    def log10_C(K: float) -> float:
+        largest = M_A * max(K, M_X)
+        return (log_prefactor - 2.0 * math.log(largest) - 2.0 * K) / ln10
+
+    kind_K1 = c * M * M_W
+    kind_K = max(kind_K1, c * M_W * math.exp(kind_K1) * M_A * M_X)
+    K1 = c * M_W**2 / 4.0
+    log10_K = max(math.log10(K1), math.log10(c * M_W * M_A * M_X) + K1 / ln10)
+    # The tower e^{2K} outweighs every other factor once K is large.
+    tower = log10_K + math.log10(2.0 / ln10)
+    exact = math.log10(-log10_C(10.0**log10_K)) if log10_K < 100 else tower
+    return Theorem6(log10_K, exact, kind_K, log10_C(kind_K))
+
+
+@dataclass(frozen=True)
 class StartBound:
     """What holds in the whole ball of radius M around a start with V = 0.
 
@@ -139,76 +179,80 @@ class StartBound:
         return (self.constant * self.radius / (2.0 * self.speed)) ** 2
 
 
-def start_bound(
-    net: ResidualNet, weights: Weights, x: Float[Tensor, "n d"], radius: float
-) -> StartBound:
-    """µ = (4c_ℓc_m²/n) mean_k(s_k − Δ_k)₊² (σ_min(B) − M)₊² (1 − g/L)₊^{2L},  s_k = s_min(Σ_k).
+@dataclass(frozen=True)
+class StartNorms:
+    """The numbers of a start with V = 0 from which its local PL constant follows.
 
-    With w = max_k‖W_k‖, X = max|x_i|, g = Kc_mc_qM(w + M), H = (‖A‖ + M)X e^g and
-    D = MX + (e^g − 1)(‖A‖ + M)X:  Δ_k = √n·K c_q(MH + ‖W_k‖D), and
-    S = 2√c_ℓ·max((‖B‖ + M)e^g·max(Kc_mc_q(w + M)H, X), H). Every L ≥ 1, width and activation
-    with σ(0) = 0 and K = sup|σ′| < ∞; computed in the precision of the weights.
+    Attributes
+    ----------
+    depth, samples : L, n.
+    scales : c_m, c_q of the network, e.g. 1/√m, 1/√q.
+    lipschitz, loss_factor : sup|σ′| and c_ℓ.
+    A, B, least_B : ‖A‖, ‖B‖ and σ_min(Bᵀ), operator norms.
+    x : max_i|x_i|.
+    W : ‖W_k‖ for every layer.
+    least : s_k = s_min(Σ_k) for every layer.
 
     Source: [C], proof in the chapter on long training times.
     """
-    return _Start.measure(net, weights, x).bound(float(radius))
 
-
-def best_start_bound(
-    net: ResidualNet, weights: Weights, x: Float[Tensor, "n d"], radii: int = 400
-) -> StartBound:
-    """The radius, among ``radii`` geometrically spaced ones, that admits the largest loss."""
-    start = _Start.measure(net, weights, x)
-    candidates = (start.bound(float(M)) for M in np.geomspace(1e-6, 1.0, radii))
-    return max(candidates, key=lambda bound: bound.largest_loss)
-
-
-@dataclass(frozen=True)
-class _Start:
-    """The norms at the centre of the ball."""
-
-    net: ResidualNet
     depth: int
     samples: int
     scales: tuple[float, float]
-    norms: tuple[float, float, float]
+    lipschitz: float
+    loss_factor: float
+    A: float
+    B: float
     least_B: float
-    W: Tensor
-    least: Tensor
+    x: float
+    W: Float[Tensor, " L"]
+    least: Float[Tensor, " L"]
 
-    @classmethod
-    def measure(cls, net: ResidualNet, weights: Weights, x: Tensor) -> _Start:
-        least = least_feature_singular_values(net, weights, x)
-        svd = torch.linalg.svdvals(weights.B)
-        return cls(
-            net,
-            weights.depth,
-            x.shape[-2],
-            (net.residual_scale(1, weights.width), net.input_scale(weights.state)),
-            (
-                float(torch.linalg.matrix_norm(weights.A, ord=2)),
-                float(svd[0]),
-                float(torch.linalg.vector_norm(x, dim=-1).max()),
-            ),
-            float(svd[-1]) if weights.B.shape[-2] <= weights.state else 0.0,
-            torch.linalg.matrix_norm(weights.W, ord=2),
-            least,
-        )
+    def bound(self, radius: float) -> StartBound:
+        """µ = (4c_ℓc_m²/n) mean_k(s_k − Δ_k)₊² (σ_min(B) − M)₊² (1 − g/L)₊^{2L} at radius M.
 
-    def bound(self, M: float) -> StartBound:
-        (c_m, c_q), (a, b, size), K = self.scales, self.norms, self.net.activation.lipschitz
-        n, depth, factor, w = self.samples, self.depth, self.net.loss_factor, float(self.W.max())
+        With w = max_k‖W_k‖, g = Kc_mc_qM(w + M), H = (‖A‖ + M)|x|e^g and
+        D = M|x| + (e^g − 1)(‖A‖ + M)|x|:  Δ_k = √n·K c_q(MH + ‖W_k‖D), and
+        S = 2√c_ℓ·max((‖B‖ + M)e^g·max(gH/M, |x|), H). For every L ≥ 1, every width, and every
+        activation with σ(0) = 0 and K = sup|σ′| < ∞.
+        """
+        M, (c_m, c_q), K = radius, self.scales, self.lipschitz
+        w = float(self.W.max())
         g = K * c_m * c_q * M * (w + M)
-        first, growth = (a + M) * size, math.exp(min(g, 700.0))
-        H, D = growth * first, M * size + (growth - 1.0) * first
-        lost = math.sqrt(n) * K * c_q * (M * H + self.W * D)
-        kept = (self.least - lost).clamp_min(0.0)
-        constant = 4.0 * factor * c_m**2 / n * float(kept.square().mean())
-        constant *= max(self.least_B - M, 0.0) ** 2 * max(1.0 - g / depth, 0.0) ** (2 * depth)
-        adjoint = (b + M) * growth
-        layers = K * c_m * c_q * (w + M) * H
-        speed = 2.0 * math.sqrt(factor) * max(adjoint * layers, adjoint * size, H)
-        return StartBound(M, constant, speed)
+        growth, first = math.exp(min(g, 700.0)), (self.A + M) * self.x
+        H, D = growth * first, M * self.x + (growth - 1.0) * first
+        kept = self.least - math.sqrt(self.samples) * K * c_q * (M * H + self.W * D)
+        constant = float(kept.clamp_min(0.0).square().mean())
+        constant *= 4.0 * self.loss_factor * c_m**2 / self.samples
+        constant *= max(self.least_B - M, 0.0) ** 2
+        constant *= max(1.0 - g / self.depth, 0.0) ** (2 * self.depth)
+        adjoint = (self.B + M) * growth
+        speed = max(adjoint * max(g * H / M, self.x), H)
+        return StartBound(M, constant, 2.0 * math.sqrt(self.loss_factor) * speed)
+
+    def best(self, radii: int = 400) -> StartBound:
+        """The radius, among ``radii`` geometrically spaced ones, that admits the largest loss."""
+        candidates = (self.bound(float(M)) for M in np.geomspace(1e-8, 1.0, radii))
+        return max(candidates, key=lambda bound: bound.largest_loss)
+
+
+def start_norms(net: ResidualNet, weights: Weights, x: Float[Tensor, "n d"]) -> StartNorms:
+    """Measured on one start, in the precision of its weights."""
+    least = least_feature_singular_values(net, weights, x)
+    B = torch.linalg.svdvals(weights.B)
+    return StartNorms(
+        depth=weights.depth,
+        samples=x.shape[-2],
+        scales=(net.residual_scale(1, weights.width), net.input_scale(weights.state)),
+        lipschitz=net.activation.lipschitz,
+        loss_factor=net.loss_factor,
+        A=float(torch.linalg.matrix_norm(weights.A, ord=2)),
+        B=float(B[0]),
+        least_B=float(B[-1]) if weights.B.shape[-2] <= weights.state else 0.0,
+        x=float(torch.linalg.vector_norm(x, dim=-1).max()),
+        W=torch.linalg.matrix_norm(weights.W, ord=2),
+        least=least,
+    )
 
 
 def least_feature_singular_values(

@@ -1,4 +1,4 @@
-"""How small |∂ℓ|²/ℓ gets in a ball around given weights: a search, an upper bound on the infimum."""
+"""How small |∂ℓ|²/ℓ gets in a ball around given weights: a search, so an upper bound of it."""
 
 from __future__ import annotations
 
