@@ -20,6 +20,7 @@ from cotflow.local_pl import (
     least_feature_singular_values,
     pl_constant,
     proposition_5,
+    proposition_8,
     start_constant,
     start_norms,
     theorem_6,
@@ -76,6 +77,23 @@ def test_constants_of_theorem_6_in_high_precision():
         log10 = mpmath.log10(C) - 2 * K / mpmath.log(10)
         assert value == pytest.approx(float(log10 if kind else mpmath.log10(-log10)), rel=1e-9)
     assert theorem_6(five, 1.0, five.width).kind_log10_C < -39
+
+
+def test_theorem_6_is_proposition_8_at_the_constants_of_proposition_5():
+    five = proposition_5(TANH, 3, 0.1484, 50, 16)
+    six = theorem_6(five, 1.0, 400.0)
+    loss = proposition_8(five.stated, five.radius, six.kind_K, 1.0, 1.0, 4.0)
+    assert math.log10(loss) == pytest.approx(six.kind_log10_C, rel=1e-12)
+
+
+def test_proposition_8_asks_more_than_the_trap():
+    net, start, x, _ = problem(0, 3, 4, 2, 32, 3)
+    norms = start_norms(net, start, x)
+    best = norms.best()
+    K = norms.derivatives(best.radius)
+    size = float(x.norm(dim=-1).max())
+    loss = proposition_8(best.constant, best.radius, K, 1.0, 1.0, size)
+    assert 0 < loss < best.largest_loss / 4
 
 
 @settings(max_examples=40)

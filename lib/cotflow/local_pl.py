@@ -158,6 +158,22 @@ def theorem_6(five: Proposition5, lipschitz: float, width: float) -> Theorem6:
     return Theorem6(log10_K, exact, kind_K, log10_C(kind_K))
 
 
+def proposition_8(
+    constant: float, radius: float, K: float, A: float, B: float, x_bound: float
+) -> float:
+    """The largest ℓ(0) with µ ≥ max(M_BK, M_BM_X, M_AM_X)·8e^K √ℓ(0)/M, [M] Prop. 8.
+
+    Parameters
+    ----------
+    constant, radius : µ and M of the local PL condition.
+    K : bound on ‖∂₁f‖ and ‖∂₂f‖ over the ball, e.g. :meth:`StartNorms.derivatives`.
+    A, B : operator norms at the start; M_A = ‖A‖ + M, M_B = ‖B‖ + M.
+    """
+    M_A, M_B = A + radius, B + radius
+    largest = max(M_B * K, M_B * x_bound, M_A * x_bound)
+    return (constant * radius / (8.0 * math.exp(K) * largest)) ** 2
+
+
 @dataclass(frozen=True)
 class StartBound:
     """What holds in the whole ball of radius M around a start with V = 0.
@@ -229,6 +245,13 @@ class StartNorms:
         adjoint = (self.B + M) * growth
         speed = max(adjoint * max(g * H / M, self.x), H)
         return StartBound(M, constant, 2.0 * math.sqrt(self.loss_factor) * speed)
+
+    def derivatives(self, radius: float) -> float:
+        """K: ‖∂₁f‖ ≤ g and ‖∂_Vf‖ + ‖∂_Wf‖ ≤ gH/M in the ball, the larger of the two."""
+        w, (c_m, c_q) = float(self.W.max()), self.scales
+        layer = self.lipschitz * c_m * c_q * (w + radius)
+        g = layer * radius
+        return max(g, layer * (self.A + radius) * self.x * math.exp(min(g, 700.0)))
 
     def best(self, radii: int = 400) -> StartBound:
         """The radius, among ``radii`` geometrically spaced ones, that admits the largest loss."""
