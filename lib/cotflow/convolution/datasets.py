@@ -62,10 +62,13 @@ class Source:
 
 # SHA-256 as listed by torchvision and by TensorFlow's and Hugging Face's data sets.
 MNIST = {
-    "train-images-idx3-ubyte.gz": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
-    "train-labels-idx1-ubyte.gz": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
-    "t10k-images-idx3-ubyte.gz": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
-    "t10k-labels-idx1-ubyte.gz": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+    f"{name}-ubyte.gz": digest
+    for name, digest in {
+        "train-images-idx3": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+        "train-labels-idx1": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+        "t10k-images-idx3": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+        "t10k-labels-idx1": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+    }.items()
 }
 # MD5 as given on the page of the data set itself, repeated by several libraries.
 CIFAR10 = {"cifar-10-binary.tar.gz": "c32a1d4ab5d03f1284b67883e8d87530"}
@@ -99,6 +102,7 @@ def fetch(name: str, folder: str | os.PathLike, source: Source) -> list[Path]:
     """The files of ``source``, checked; downloads those that are absent, whole or not at all."""
     import pooch
 
+    pooch.get_logger().setLevel("WARNING")
     folder = Path(folder or pooch.os_cache("cotflow")).expanduser()
     files = []
     for file, checksum in source.checksums.items():
