@@ -46,7 +46,7 @@ class Trainer:
     momentum: float = 0.9
     decay: float = 5e-4
     batch: int = 64
-    reference_depth: int | None = 1
+    reference_depth: float | None = 1.0
     augment: bool = True
     precision: Literal["full", "mixed"] = "full"
 
