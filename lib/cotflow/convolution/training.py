@@ -36,7 +36,7 @@ class Trainer:
     ----------
     layer_rate, layer_decay : c and d give the residual layers the rate (c/η)η_tL and the decay d/L,
         so that nets of all depths follow one flow, θ̇_k = −L∂_{θ_k}ℓ − dθ_k of [M] eq. (4), for one
-        time. None is the released code, with η and λ for all parameters; at depth L that is
+        time. None stands for η and λ. The released code, with η and λ for all parameters, is
         c = η/L and d = λL.
     augment : crops and mirror images as far as the data set has them.
     precision : "mixed" computes forward passes in bfloat16 where this is safe; on CUDA only.
@@ -47,8 +47,8 @@ class Trainer:
     momentum: float = 0.9
     decay: float = 5e-4
     batch: int = 64
-    layer_rate: float | None = 4e-2
-    layer_decay: float | None = 5e-4
+    layer_rate: float | None = None
+    layer_decay: float | None = None
     augment: bool = True
     precision: Literal["full", "mixed"] = "full"
 
@@ -64,8 +64,9 @@ class Trainer:
 
     def at_layers(self, depth: int) -> tuple[float, float]:
         """Rate over η, and decay, of the residual layers."""
-        rate = 1.0 if self.layer_rate is None else self.layer_rate / self.rate * depth
-        return rate, self.decay if self.layer_decay is None else self.layer_decay / depth
+        rate = self.rate if self.layer_rate is None else self.layer_rate
+        decay = self.decay if self.layer_decay is None else self.layer_decay
+        return rate / self.rate * depth, decay / depth
 
     def flow_time(self, steps: int, depth: int) -> float:
         """Σ_t rate of the layers/(L(1 − β)), with so many steps an epoch."""
