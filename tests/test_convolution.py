@@ -202,6 +202,23 @@ def test_runs_side_by_side_are_the_runs_alone(start):
             torch.testing.assert_close(other, value[0], rtol=1e-8, atol=1e-10)
 
 
+def test_mixed_precision_takes_nearly_the_same_step():
+    net, data = ConvNet("gelu", channels=4, classes=3), blobs()
+    images, labels = training.EpochOrder([0, 1], 0, data, augment=False).batch(0, 16)
+    ends = []
+    for precision in ("full", "mixed"):
+        weights = random_weights(net, 24, dtype=torch.float32)
+        values = {n: v.clone() for n, v in weights.tensors().items()}
+        values |= {n: training.layer_first(v) for n, v in weights.layers.tensors().items()}
+        momenta = {n: torch.zeros_like(values[n]) for n in ("stem", "head", *training.LAYERED)}
+        trainer = Trainer(precision=precision)
+        loss = training.step_once(net, trainer, values, momenta, images, labels, 0)
+        assert {v.dtype for v in values.values()} == {torch.float32}
+        ends.append((loss, values["head"]))
+    torch.testing.assert_close(ends[1][0], ends[0][0], rtol=2e-2, atol=0)
+    torch.testing.assert_close(ends[1][1], ends[0][1], rtol=0, atol=2e-2)
+
+
 def test_learns_blobs_and_observes_every_epoch():
     net, data = ConvNet("gelu", channels=4, classes=3), blobs(120)
     record = train(

@@ -249,10 +249,11 @@ def step_once(
         layers=layers[0], **{n: current[n] for n in (*OUTER, *RUNNING_OUTER) if n in current}
     )
     mixed = trainer.precision == "mixed"
-    with torch.autocast("cuda", torch.bfloat16) if mixed else nullcontext():
-        h = net._embed(outer, images, STATISTICS_MOMENTUM)
+    with torch.autocast(images.device.type, torch.bfloat16) if mixed else nullcontext():
+        # In bfloat16 the state would lose most of an increment of size 1/L.
+        h = net._embed(outer, images, STATISTICS_MOMENTUM).to(images.dtype)
         for layer in layers:
-            h = h + net._residual(layer, h, STATISTICS_MOMENTUM) / depth
+            h = h + net._residual(layer, h, STATISTICS_MOMENTUM).to(h.dtype) / depth
         logits = net._classify(outer, h)
     loss = F.cross_entropy(logits.float().mT if mixed else logits.mT, labels, reduction="none")
     loss = loss.mean(-1)
