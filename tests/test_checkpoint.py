@@ -184,7 +184,7 @@ def test_truncated_files_are_refused(size, tmp_path):
     run(path)
     content = path.read_bytes()
     path.write_bytes(content[: size if isinstance(size, int) else int(size * len(content))])
-    with pytest.raises(CheckpointError, match="is damaged or no checkpoint of a flow; delete it"):
+    with pytest.raises(CheckpointError, match="is damaged or no checkpoint of a run; delete it"):
         run(path)
 
 
@@ -197,7 +197,7 @@ class Nasty:
 def test_alien_files_are_refused_and_run_no_code(content, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save(content, tmp_path / "run.pt")
-    with pytest.raises(CheckpointError, match="is damaged or no checkpoint of a flow"):
+    with pytest.raises(CheckpointError, match="is damaged or no checkpoint of a run"):
         run(tmp_path / "run.pt")
     assert not Path("nasty").exists()
 

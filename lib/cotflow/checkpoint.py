@@ -86,25 +86,9 @@ class Checkpoint:
         """
         self._run = fingerprint(run)
         self._last = (0, time.monotonic())
-        path = Path(self.path)
-        if not path.parent.is_dir():
-            raise CheckpointError(f"checkpoint: the folder {path.parent} does not exist")
-        if not path.exists():
+        kept = load(Path(self.path), self._run, run["weights"].V.device)
+        if kept is None:
             return None
-        with open(path, "rb") as file:
-            try:
-                kept = torch.load(file, map_location=run["weights"].V.device, weights_only=True)
-                known = kept["format"] == FORMAT and kept["run"]
-            except Exception as reason:
-                raise CheckpointError(
-                    f"checkpoint: {path} is damaged or no checkpoint of a flow; delete it to "
-                    "start anew"
-                ) from reason
-        if known != self._run:
-            raise CheckpointError(
-                f"checkpoint: {path} is of another run (network, data, initial weights, method, "
-                "step, tolerance, horizon, times or observables differ); give another path"
-            )
         state = kept["state"]
         spectrum = state.pop("spectrum")
         restored = FlowState(
@@ -148,6 +132,33 @@ class Checkpoint:
 
 def shallow(value: object) -> dict:
     return {item.name: getattr(value, item.name) for item in fields(value)}
+
+
+def load(path: Path, run: str, device: torch.device) -> dict | None:
+    """What ``save`` wrote there for the run of that fingerprint, or None where there is no file.
+
+    Raises
+    ------
+    CheckpointError : the file is no checkpoint, or that of another run.
+    """
+    if not path.parent.is_dir():
+        raise CheckpointError(f"checkpoint: the folder {path.parent} does not exist")
+    if not path.exists():
+        return None
+    with open(path, "rb") as file:
+        try:
+            kept = torch.load(file, map_location=device, weights_only=True)
+            known = kept["format"] == FORMAT and kept["run"]
+        except Exception as reason:
+            raise CheckpointError(
+                f"checkpoint: {path} is damaged or no checkpoint of a run; delete it to start anew"
+            ) from reason
+    if known != run:
+        raise CheckpointError(
+            f"checkpoint: {path} is of another run (network, data, initial weights, method, "
+            "step, tolerance, horizon, times or observables differ); give another path"
+        )
+    return kept
 
 
 def save(content: Mapping, path: Path) -> None:

@@ -39,10 +39,11 @@ def largest_norm(weights: Weights) -> Float[Tensor, "*runs"]:
 
 
 def step_ratio(values: Float[Tensor, "*runs L a c"]) -> Float[Tensor, "*runs"]:
-    """Root mean square of Z_{k+1} − Z_k over that of Z_k − mean: of order 1/L for weights that
-    are smooth in depth, √2 for independent layers."""
+    """ρ = (Σ_k |Z_{k+1} − Z_k|² / Σ_k |Z_k − mean|²)^{1/2}, which is blind to shifts and scale.
+
+    Between 2 sin(π/2L) and 2 cos(π/2L); at most C/L for weights that are smooth in depth; √2 for
+    independent layers, and ρ² is 2 on average over all orders of any given layers. Not a number
+    where all layers are equal.
+    """
     spread = values - values.mean(-3, keepdim=True)
-    return (
-        values.diff(dim=-3).square().mean((-3, -2, -1)).sqrt()
-        / spread.square().mean((-3, -2, -1)).sqrt()
-    )
+    return (squared_gaps(values) / spread.square().sum((-3, -2, -1))).sqrt()

@@ -1,0 +1,23 @@
+"""Residual networks of convolutions on images ([M] §5.2): networks, training, data, roughness."""
+
+from cotflow.convolution.datasets import DataError, Images, load
+from cotflow.convolution.network import ConvNet, ConvWeights, Layers, initial_weights
+from cotflow.convolution.roughness import kernel_gaps, roughness
+from cotflow.convolution.training import Checkpoint, Record, Trainer, accuracy, train
+
+__all__ = [
+    "Checkpoint",
+    "ConvNet",
+    "ConvWeights",
+    "DataError",
+    "Images",
+    "Layers",
+    "Record",
+    "Trainer",
+    "accuracy",
+    "initial_weights",
+    "kernel_gaps",
+    "load",
+    "roughness",
+    "train",
+]

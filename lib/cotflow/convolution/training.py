@@ -1,0 +1,327 @@
+"""Stochastic gradient descent with momentum on the networks of [M] §5.2, all runs at once."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from cotflow.checkpoint import FORMAT, fingerprint, load, save
+from cotflow.convolution.datasets import Images
+from cotflow.convolution.network import ConvNet, ConvWeights, Layers
+
+LAYERED = ("conv1", "scale1", "shift1", "conv2", "scale2", "shift2")
+OUTER = ("stem", "stem_scale", "stem_shift", "head", "bias")
+RUNNING_LAYERED = ("mean1", "var1", "mean2", "var2")
+RUNNING_OUTER = ("stem_mean", "stem_var")
+STATISTICS_MOMENTUM = 0.1
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """v ← βv + ∂ℓ + λθ,  θ ← θ − η_t v,  with η_t = η(1 + cos(πt/T))/2 over T epochs.
+
+    Parameters
+    ----------
+    layer_rate : "flow" has the rate ηL and the decay λ/L on the residual layers, so that nets of
+        all depths follow one flow, [M] eq. (4), for the same time; "published" has η and λ for all
+        parameters, as the released code.
+    augment : crops and mirror images as far as the data set has them.
+    precision : "mixed" computes forward passes in bfloat16 where this is safe; on CUDA only.
+    """
+
+    epochs: int = 10
+    rate: float = 4e-2
+    momentum: float = 0.9
+    decay: float = 5e-4
+    batch: int = 64
+    layer_rate: Literal["flow", "published"] = "flow"
+    augment: bool = True
+    precision: Literal["full", "mixed"] = "full"
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch < 2:
+            raise ValueError(
+                "training: expected epochs ≥ 1 and batch ≥ 2, received "
+                f"{self.epochs} and {self.batch}"
+            )
+
+    def rate_at(self, epoch: int) -> float:
+        return 0.5 * self.rate * (1.0 + math.cos(math.pi * epoch / self.epochs))
+
+
+@dataclass(frozen=True)
+class Record:
+    """A finished training.
+
+    Attributes
+    ----------
+    weights : the trained weights.
+    loss : mean training loss of each epoch's batches.
+    observed : what ``observe`` returned at the start and after each epoch.
+    steps : gradient steps taken.
+    """
+
+    weights: ConvWeights
+    loss: Float[Tensor, "*runs epochs"]
+    observed: dict[str, Tensor]
+    steps: int
+
+
+@dataclass
+class Checkpoint:
+    """Keeps a training in ``path`` after so many steps or so much time, and takes it up there.
+
+    The file is written whole or not at all, read without executing anything, and refused
+    (:class:`cotflow.checkpoint.CheckpointError`) by a training with other settings.
+    """
+
+    path: str | os.PathLike
+    steps: int | None = None
+    seconds: float | None = 60.0
+    _run: str = field(default="", init=False, repr=False)
+    _last: tuple[int, float] = field(default=(0, 0.0), init=False, repr=False)
+
+    def restore(self, run: dict, device: torch.device) -> dict | None:
+        self._run = fingerprint(run)
+        kept = load(Path(self.path), self._run, device)
+        self._last = (kept["step"] if kept else 0, time.monotonic())
+        return kept
+
+    def keep(self, state: dict, *, last: bool = False) -> None:
+        step, clock = self._last
+        due = self.steps is not None and state["step"] - step >= self.steps
+        due |= self.seconds is not None and time.monotonic() - clock >= self.seconds
+        if due or last:
+            save({"format": FORMAT, "run": self._run} | state, Path(self.path))
+            self._last = (state["step"], time.monotonic())
+
+
+def layer_first(value: Tensor) -> Tensor:
+    """(runs, L, …) → (L, runs, …), contiguous, so that one layer's block is a view."""
+    return value.transpose(0, 1).contiguous()
+
+
+def assemble(values: dict[str, Tensor]) -> ConvWeights:
+    """Weights with the run axis first from tensors with the layer axis first."""
+    layers = {n: layer_first(values[n]) for n in (*LAYERED, *RUNNING_LAYERED)}
+    outer = {n: values[n].clone() for n in (*OUTER, *RUNNING_OUTER) if n in values}
+    return ConvWeights(layers=Layers(**layers), **outer)
+
+
+def train(
+    net: ConvNet,
+    weights: ConvWeights,
+    data: Images,
+    seeds: Sequence[int],
+    trainer: Trainer = Trainer(),
+    *,
+    observe: dict[str, Callable[[ConvWeights], Tensor]] | None = None,
+    checkpoint: Checkpoint | None = None,
+    progress: bool = False,
+) -> Record:
+    """Train every run of ``weights``, which has one run axis; dtype and device follow the weights.
+
+    Parameters
+    ----------
+    seeds : one a run, for the order of the samples and their augmentation; runs of equal seed see
+        the same batches.
+    observe : functions of the weights, called at the start and after each epoch.
+    progress : a bar on standard error, if that is a terminal.
+    """
+    like = weights.head
+    if len(weights.runs) != 1 or len(seeds) != weights.runs[0]:
+        raise ValueError(
+            f"training: expected weights with one run axis and one seed a run, received runs of "
+            f"shape {weights.runs} and {len(seeds)} seeds"
+        )
+    if trainer.precision == "mixed" and like.device.type != "cuda":
+        raise ValueError(f"training: mixed precision is for CUDA only, received {like.device}")
+    data = data.to(dtype=like.dtype, device=like.device)
+    samples = len(data.train_labels)
+    batch = min(trainer.batch, samples)
+    per_epoch = samples // batch
+    observe = observe or {}
+
+    values = {n: v.clone() for n, v in weights.tensors().items()}
+    values |= {n: layer_first(v) for n, v in weights.layers.tensors().items()}
+    momenta = {n: torch.zeros_like(values[n]) for n in (*OUTER, *LAYERED) if n in values}
+    observed = {name: [f(weights)] for name, f in observe.items()}
+    losses: list[Tensor] = []
+    total = torch.zeros(len(seeds), dtype=like.dtype, device=like.device)
+    step = 0
+    if checkpoint is not None:
+        run = {
+            "net": asdict(replace(net, activation=net.activation.name)),
+            "trainer": asdict(trainer),
+            "weights": weights.tensors() | weights.layers.tensors(),
+            "data": {n: v for n, v in vars(data).items() if isinstance(v, Tensor)},
+            "augmentation": [data.crop, data.flip],
+            "seeds": list(seeds),
+            "observe": sorted(observe),
+        }
+        kept = checkpoint.restore(run, like.device)
+        if kept is not None:
+            values, momenta, total = kept["values"], kept["momenta"], kept["total"]
+            losses, observed, step = list(kept["losses"]), kept["observed"], kept["step"]
+
+    def state() -> dict:
+        return {
+            "values": values,
+            "momenta": momenta,
+            "total": total,
+            "losses": losses,
+            "observed": observed,
+            "step": step,
+        }
+
+    bar = progress_bar(trainer.epochs * per_epoch, step, progress)
+    order = None
+    while step < trainer.epochs * per_epoch:
+        epoch, position = divmod(step, per_epoch)
+        if order is None or position == 0:
+            order = EpochOrder(seeds, epoch, data, trainer.augment)
+        images, labels = order.batch(position * batch, batch)
+        total += step_once(net, trainer, values, momenta, images, labels, epoch)
+        step += 1
+        bar.update(1)
+        if step % per_epoch == 0:
+            losses.append(total / per_epoch)
+            total = torch.zeros_like(total)
+            if not torch.isfinite(losses[-1]).all():
+                raise FloatingPointError(
+                    f"training: the loss is not finite after epoch {epoch + 1}; try a smaller rate"
+                )
+            now = assemble(values) if observe else None
+            for name, f in observe.items():
+                observed[name].append(f(now))
+        if checkpoint is not None:
+            checkpoint.keep(state(), last=step == trainer.epochs * per_epoch)
+    bar.close()
+    return Record(
+        assemble(values),
+        torch.stack(losses, -1),
+        {name: torch.stack(series, -1) for name, series in observed.items()},
+        step,
+    )
+
+
+def step_once(
+    net: ConvNet,
+    trainer: Trainer,
+    values: dict[str, Tensor],
+    momenta: dict[str, Tensor],
+    images: Float[Tensor, "n rc y x"],
+    labels: Int[Tensor, "runs n"],
+    epoch: int,
+) -> Float[Tensor, "runs"]:
+    """One step in place; returns the losses before it."""
+    trained = {n: values[n].detach().requires_grad_() for n in momenta}
+    current = values | trained
+    depth = values["scale1"].shape[0]
+    columns = {n: current[n].unbind(0) for n in (*LAYERED, *RUNNING_LAYERED)}
+    layers = [Layers(**{n: column[k] for n, column in columns.items()}) for k in range(depth)]
+    outer = ConvWeights(
+        layers=layers[0], **{n: current[n] for n in (*OUTER, *RUNNING_OUTER) if n in current}
+    )
+    mixed = trainer.precision == "mixed"
+    with torch.autocast("cuda", torch.bfloat16) if mixed else nullcontext():
+        h = net._embed(outer, images, STATISTICS_MOMENTUM)
+        for layer in layers:
+            h = h + net._residual(layer, h, STATISTICS_MOMENTUM) / depth
+        logits = net._classify(outer, h)
+    loss = F.cross_entropy(logits.float().mT if mixed else logits.mT, labels, reduction="none")
+    loss = loss.mean(-1)
+    gradients = torch.autograd.grad(loss.sum(), list(trained.values()))
+    rate = trainer.rate_at(epoch)
+    with torch.no_grad():
+        for (name, value), gradient in zip(trained.items(), gradients, strict=True):
+            factor = depth if name in LAYERED and trainer.layer_rate == "flow" else 1
+            v = momenta[name].mul_(trainer.momentum).add_(gradient)
+            v.add_(value, alpha=trainer.decay / factor)
+            values[name] = value.detach().sub_(v, alpha=rate * factor)
+    return loss.detach().to(values["head"].dtype)
+
+
+class EpochOrder:
+    """The samples of one epoch, shuffled and augmented run by run from (seed, epoch) alone."""
+
+    def __init__(self, seeds: Sequence[int], epoch: int, data: Images, augment: bool):
+        self.data, self.augment = data, augment and (data.crop > 0 or data.flip)
+        samples, device = len(data.train_labels), data.train.device
+        orders, shifts, flips = [], [], []
+        for seed in seeds:
+            g = torch.Generator().manual_seed((seed * 1_000_003 + epoch + 1) % 2**63)
+            orders.append(torch.randperm(samples, generator=g))
+            shifts.append(torch.randint(0, 2 * data.crop + 1, (samples, 2), generator=g))
+            flips.append(torch.rand(samples, generator=g) < 0.5 * data.flip)
+        self.order = torch.stack(orders).to(device)
+        self.shift, self.flip = torch.stack(shifts).to(device), torch.stack(flips).to(device)
+
+    def batch(self, start: int, size: int) -> tuple[Tensor, Tensor]:
+        """Images (n, runs·inputs, y, x) and labels (runs, n)."""
+        rows = slice(start, start + size)
+        index = self.order[:, rows]
+        if self.augment:
+            images = augmented(
+                self.data.train, index, self.shift[:, rows], self.flip[:, rows], self.data.crop
+            )
+        else:
+            images = self.data.train[index]
+        return images.transpose(0, 1).flatten(1, 2), self.data.train_labels[index]
+
+
+def augmented(images: Tensor, index: Tensor, shift: Tensor, flip: Tensor, crop: int) -> Tensor:
+    """images[index], padded by zeros, cropped at ``shift`` and mirrored where ``flip``."""
+    height, width = images.shape[-2:]
+    picked = F.pad(images[index], (crop,) * 4)
+    y = torch.arange(height, device=images.device) + shift[..., :1]
+    x = torch.arange(width, device=images.device)
+    x = torch.where(flip[..., None], width - 1 - x, x) + shift[..., 1:]
+    picked = picked.movedim(2, -1)
+    runs, n = index.shape
+    r = torch.arange(runs, device=images.device)[:, None, None, None]
+    i = torch.arange(n, device=images.device)[None, :, None, None]
+    return picked[r, i, y[..., :, None], x[..., None, :]].movedim(-1, 2)
+
+
+class Silent:
+    def update(self, steps: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def progress_bar(total: int, done: int, wanted: bool):
+    if not (wanted and sys.stderr.isatty()):
+        return Silent()
+    from tqdm import tqdm
+
+    return tqdm(total=total, initial=done, unit="step", leave=False)
+
+
+@torch.no_grad()
+def accuracy(
+    net: ConvNet,
+    weights: ConvWeights,
+    images: Float[Tensor, "n inputs y x"],
+    labels: Int[Tensor, "n"],
+    batch: int = 500,
+) -> Float[Tensor, "*runs"]:
+    """Share of images classified rightly, with the running statistics."""
+    right = 0.0
+    for start in range(0, len(labels), batch):
+        part = images[start : start + batch].to(weights.head)
+        guess = net(weights, part).argmax(-1)
+        right = right + (guess == labels[start : start + batch].to(guess.device)).sum(-1)
+    return right / len(labels)
