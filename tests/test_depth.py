@@ -20,7 +20,9 @@ def random_values(depth, seed=0, runs=(), shape=(2, 3)):
 
 
 def node(k, depth, nodes):
-    return {"ends": k / max(depth - 1, 1), "midpoints": (k + 0.5) / depth, "starts": k / depth}[nodes]
+    return {"ends": k / max(depth - 1, 1), "midpoints": (k + 0.5) / depth, "starts": k / depth}[
+        nodes
+    ]
 
 
 @given(depth=st.integers(1, 40), s=unit, nodes=st.sampled_from(NODES))

@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-
 Nodes = Literal["ends", "midpoints", "starts"]
 
 

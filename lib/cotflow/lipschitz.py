@@ -1,4 +1,4 @@
-"""‖Df(h)‖ along a trajectory, by power iteration: the local Lipschitz constants of a net."""
+"""‖Df(h)‖ and |f(y) − f(x)|/|y − x|: Lipschitz constants of a net's layers where it is used."""
 
 from __future__ import annotations
 
@@ -40,3 +40,21 @@ def jacobian_norms(
         norms.append(sample_norms(pushed, batch))
     return torch.stack(norms)
 
+
+@torch.no_grad()
+def secants(
+    f: Callable[[int, Tensor], Tensor],
+    first: Float[Tensor, "L *batch ..."],
+    second: Float[Tensor, "L *batch ..."],
+    batch: int = 1,
+) -> Float[Tensor, "L *batch"]:
+    """|f(k, y_k) − f(k, x_k)| / |y_k − x_k|, for every layer k and sample; nan where x_k = y_k.
+
+    The only Lipschitz quotients that a comparison of two trajectories asks for.
+    """
+    return torch.stack(
+        [
+            sample_norms(f(k, y) - f(k, x), batch) / sample_norms(y - x, batch)
+            for k, (x, y) in enumerate(zip(first, second, strict=True))
+        ]
+    )

@@ -9,8 +9,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cotflow.lipschitz import sample_norms
-
 Residual = Callable[[int, Tensor], Tensor]
 
 
@@ -25,34 +23,16 @@ def reconstruct(
     return torch.stack(states[::-1])
 
 
-@torch.no_grad()
-def secants(
-    f: Residual,
-    states: Float[Tensor, "layers *batch ..."],
-    rebuilt: Float[Tensor, "layers *batch ..."],
-    batch: int = 1,
-) -> Float[Tensor, "L *batch"]:
-    """λ_n = |f(x̃_{n+1}, θ_n) − f(x_n, θ_n)| / |x̃_{n+1} − x_n|, for every sample.
-
-    The only Lipschitz quotients that the bound on |x̃_n − x_n| asks for.
-    """
-    pairs = zip(states[:-1], rebuilt[1:], strict=True)
-    return torch.stack(
-        [
-            sample_norms(f(k, y) - f(k, x), batch) / sample_norms(y - x, batch)
-            for k, (x, y) in enumerate(pairs)
-        ]
-    )
-
-
 def reconstruction_bound(
     lipschitz: Float[Tensor, "L *batch"], speeds: Float[Tensor, "L *batch"]
 ) -> Float[Tensor, "layers *batch"]:
-    """e_n = (1 + Λ_n/L) e_{n+1} + Λ_n S_n/L², e_L = 0; at most (exp(mean Λ) − 1) max S / L.
+    """|x̃_n − x_n| ≤ e_n = (1 + Λ_n/L) e_{n+1} + Λ_n S_n/L², e_L = 0.
+
+    At most (exp(mean Λ) − 1) max S / L ([R] Sander, Ablin, Peyré).
 
     Parameters
     ----------
-    lipschitz, speeds : Λ_n and S_n = |f(x_n, θ_n)|.
+    lipschitz, speeds : Λ_n, of f(·, θ_n) between x_n and x̃_{n+1}, and S_n = |f(x_n, θ_n)|.
     """
     depth = len(speeds)
     bounds = [torch.zeros_like(speeds[0])]
@@ -110,6 +90,10 @@ class KeptTensors(torch.autograd.graph.saved_tensors_hooks):
         self._users: dict[int, int] = {}
         self.peak = 0
         super().__init__(self._pack, lambda kept: kept.tensor)
+
+    def __enter__(self) -> KeptTensors:
+        super().__enter__()
+        return self
 
     @property
     def now(self) -> int:
