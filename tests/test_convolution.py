@@ -18,6 +18,7 @@ from cotflow.convolution import (
     Trainer,
     accuracy,
     initial_weights,
+    join,
     kernel_gaps,
     roughness,
     train,
@@ -114,18 +115,17 @@ def test_the_network_is_the_one_of_torchs_modules_in_every_run(variant, name):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("layer_rate", ["flow", "published"])
-def test_training_is_that_of_torchs_sgd(variant, layer_rate):
+@pytest.mark.parametrize("reference, factor", [(1, 2.0), (8, 0.25), (None, 1.0)])
+def test_training_is_that_of_torchs_sgd(variant, reference, factor):
     net = ConvNet("gelu", channels=4, classes=3, variant=variant)
     weights, data = random_weights(net, 2), blobs().to(dtype=torch.float64)
-    trainer = Trainer(epochs=2, batch=16, layer_rate=layer_rate)
+    trainer = Trainer(epochs=2, batch=16, reference_depth=reference)
     record = train(net, weights, data, [5, 6], trainer)
     assert record.steps == 4
     for r, seed in enumerate([5, 6]):
         model = Reference(net, weights.run(r)).train()
         inner = [p for n, p in model.named_parameters() if n[:4] in ("conv", "norm")]
         outer = [p for n, p in model.named_parameters() if n[:4] in ("stem", "head")]
-        factor = 2 if layer_rate == "flow" else 1
         groups = [
             {"params": outer},
             {"params": inner, "lr": 4e-2 * factor, "weight_decay": 5e-4 / factor},
@@ -192,8 +192,9 @@ def test_runs_side_by_side_are_the_runs_alone(start):
     weights = initial_weights(net, 3, [0, 1], start, dtype=torch.float64)
     trainer = Trainer(epochs=2, batch=16)
     both = train(net, weights, data, [7, 8], trainer)
-    for r in range(2):
-        alone = initial_weights(net, 3, [r], start, dtype=torch.float64)
+    singles = [initial_weights(net, 3, [r], start, dtype=torch.float64) for r in range(2)]
+    assert torch.equal(join(singles).layers.conv1, weights.layers.conv1)
+    for r, alone in enumerate(singles):
         record = train(net, alone, data, [7 + r], trainer)
         for name, value in record.weights.layers.tensors().items():
             other = getattr(both.weights.layers, name)[r]

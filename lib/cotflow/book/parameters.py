@@ -57,6 +57,9 @@ Rate = Annotated[float, _FINITE_POSITIVE, _POSITIVE]
 Time = Annotated[float, _FINITE_POSITIVE, _POSITIVE]
 Activation = Literal["gelu", "tanh", "relu", "identity"]
 Dtype = Literal["float32", "float64"]
+Dataset = Literal["digits", "mnist", "cifar10"]
+Variant = Literal["text", "released"]
+Precision = Literal["full", "mixed"]
 Device = Annotated[str, AfterValidator(_device), Phrase("'cpu', 'cuda' or 'cuda:N'", "devices")]
 
 _NON_EMPTY = Field(min_length=1)

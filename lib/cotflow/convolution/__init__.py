@@ -1,7 +1,7 @@
 """Residual networks of convolutions on images ([M] §5.2): networks, training, data, roughness."""
 
 from cotflow.convolution.datasets import DataError, Images, load
-from cotflow.convolution.network import ConvNet, ConvWeights, Layers, initial_weights
+from cotflow.convolution.network import ConvNet, ConvWeights, Layers, initial_weights, join
 from cotflow.convolution.roughness import kernel_gaps, roughness
 from cotflow.convolution.training import Checkpoint, Record, Trainer, accuracy, train
 
@@ -16,6 +16,7 @@ __all__ = [
     "Trainer",
     "accuracy",
     "initial_weights",
+    "join",
     "kernel_gaps",
     "load",
     "roughness",

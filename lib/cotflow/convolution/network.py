@@ -107,6 +107,16 @@ class ConvWeights(Tensors):
         return ConvWeights(layers=layers, **one)
 
 
+def join(runs: Sequence[ConvWeights]) -> ConvWeights:
+    """Runs of equal shape one after another on the first run axis."""
+    layers = {
+        name: torch.cat([getattr(run.layers, name) for run in runs])
+        for name in runs[0].layers.tensors()
+    }
+    outer = {name: torch.cat([getattr(run, name) for run in runs]) for name in runs[0].tensors()}
+    return ConvWeights(layers=Layers(**layers), **outer)
+
+
 def fold(h: Float[Tensor, "*runs n c y x"]) -> Float[Tensor, "n rc y x"]:
     """The runs' channels side by side."""
     return h.reshape(-1, *h.shape[-4:]).transpose(0, 1).flatten(1, 2)

@@ -34,9 +34,9 @@ class Trainer:
 
     Parameters
     ----------
-    layer_rate : "flow" has the rate ηL and the decay λ/L on the residual layers, so that nets of
-        all depths follow one flow, [M] eq. (4), for the same time; "published" has η and λ for all
-        parameters, as the released code.
+    reference_depth : with L₀ the residual layers have the rate ηL/L₀ and the decay λL₀/L, so that
+        nets of all depths follow one flow, [M] eq. (4), for the same time; L₀ = L, or None, is the
+        released code, with η and λ for all parameters.
     augment : crops and mirror images as far as the data set has them.
     precision : "mixed" computes forward passes in bfloat16 where this is safe; on CUDA only.
     """
@@ -46,7 +46,7 @@ class Trainer:
     momentum: float = 0.9
     decay: float = 5e-4
     batch: int = 64
-    layer_rate: Literal["flow", "published"] = "flow"
+    reference_depth: float | None = 1.0
     augment: bool = True
     precision: Literal["full", "mixed"] = "full"
 
@@ -59,6 +59,10 @@ class Trainer:
 
     def rate_at(self, epoch: int) -> float:
         return 0.5 * self.rate * (1.0 + math.cos(math.pi * epoch / self.epochs))
+
+    def layer_factor(self, depth: int) -> float:
+        """L/L₀."""
+        return 1.0 if self.reference_depth is None else depth / self.reference_depth
 
 
 @dataclass(frozen=True)
@@ -247,7 +251,7 @@ def step_once(
     rate = trainer.rate_at(epoch)
     with torch.no_grad():
         for (name, value), gradient in zip(trained.items(), gradients, strict=True):
-            factor = depth if name in LAYERED and trainer.layer_rate == "flow" else 1
+            factor = trainer.layer_factor(depth) if name in LAYERED else 1.0
             v = momenta[name].mul_(trainer.momentum).add_(gradient)
             v.add_(value, alpha=trainer.decay / factor)
             values[name] = value.detach().sub_(v, alpha=rate * factor)
