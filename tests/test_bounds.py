@@ -98,11 +98,17 @@ def test_worst_case_constants_in_high_precision(activation, bound, x_bound):
     K1 = c * K * bound**2 / 4
     H = mpmath.e**K1 * bound * x_bound
     kappa = max(K1, c * K * bound * H)
+    a, b = c * K * H, c * c_q * C * bound * H**2
     K_prime = max(
-        c * K * H, c * c_q * C * bound * H**2, c * K * bound + c * c_q * C * bound**2 * H / 4
+        mpmath.eigsy(mpmath.matrix([[0, a], [a, b]]), eigvals_only=True)[1],
+        c * K * bound + c * c_q * C * bound**2 * H / 4,
     )
     alpha = 2 * 0.25 * mpmath.e**kappa * K_prime * bound
     alpha *= mpmath.e**kappa * bound**2 * x_bound + 1.5
+    beta = 2 * 0.25 * kappa * mpmath.e**kappa * bound
+    beta *= kappa + mpmath.e**kappa * K_prime * bound * x_bound
+    beta *= mpmath.e**kappa * bound**2 * x_bound + 1.5
     assert pytest.approx(float(K1), rel=1e-12) == found.K1
     assert found.log10_kappa == pytest.approx(float(mpmath.log10(kappa)), rel=1e-9, abs=1e-9)
     assert found.log10_alpha == pytest.approx(float(mpmath.log10(alpha)), rel=1e-9, abs=1e-9)
+    assert found.log10_beta == pytest.approx(float(mpmath.log10(beta)), rel=1e-9, abs=1e-9)

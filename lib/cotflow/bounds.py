@@ -16,7 +16,7 @@ from cotflow.network import ResidualNet, Weights
 
 @dataclass(frozen=True)
 class WorstCase:
-    """[M] Prop. 7 for two-layer residuals: gaps ≤ (K/L) with K = βTe^{αT}, on ‖Z‖ ≤ M.
+    """[M] Prop. 7 for two-layer residuals: gaps ≤ (D_0 + βT/L)e^{αT} on ‖Z‖ ≤ M, D_0 at the start.
 
     The constants are towers of exponentials, so what is kept are logarithms in base 10.
 
@@ -24,23 +24,26 @@ class WorstCase:
     ----------
     K1 : sup‖∂₁f‖.
     log10_kappa : log₁₀ max(K₁, K₂).
-    log10_alpha : log₁₀ of the rate α; ``inf`` where even this number overflows.
+    log10_alpha, log10_beta : log₁₀ of α and β; ``inf`` where even this number overflows.
     """
 
     K1: float
     log10_kappa: float
     log10_alpha: float
+    log10_beta: float
 
 
 def worst_case(
     net: ResidualNet, weights: Weights, bound: float, x_bound: float, y_bound: float
 ) -> WorstCase:
-    """K₁, κ and α of [M] Prop. 7 with f(h, z) = c_m V σ(c_q W h), for layer norms
-    ‖V‖_F + ‖W‖_F ≤ M, |x| ≤ M_X, |y| ≤ M_Y and H = e^{K₁} M M_X.
+    """K₁, κ, α and β of [M] Prop. 7 with f(h, z) = c_m V σ(c_q W h), for layer norms
+    ‖V‖_F + ‖W‖_F ≤ M, |x| ≤ M_X, |y| ≤ M_Y and H = e^{K₁} M M_X. Derivatives are bounded, and
+    gaps measured, in the Euclidean norm (‖V‖_F² + ‖W‖_F²)^½.
 
-    With c = c_m c_q and C_σ = sup|σ″|:  K₁ = cK_σM²/4,  K₂ = cK_σMH,
-    K′ = max(cK_σH, c c_q C_σ M H², cK_σM + c c_q C_σ M²H/4),
-    α = 2 c_ℓ e^κ K′ M (e^κ M² M_X + M_Y).
+    With c = c_m c_q, C_σ = sup|σ″|, a = cK_σH and b = c c_q C_σ M H²:  K₁ = cK_σM²/4,
+    K₂ = cK_σMH,  K′ = max((b + (b² + 4a²)^½)/2, cK_σM + c c_q C_σ M²H/4), where the first is
+    the norm of the quadratic form 2a|δV||δW| + b|δW|²,
+    α = 2 c_ℓ e^κ K′ M (e^κ M² M_X + M_Y),  β = (α/K′) κ (κ + e^κ K′ M M_X).
     """
     sigma, ln10 = net.activation, math.log(10.0)
     c_q = net.input_scale(weights.state)
@@ -51,17 +54,22 @@ def worst_case(
     log_kappa = max(math.log(K1), log_K2)
     log_M, first = math.log(bound), math.log(c * sigma.lipschitz)
     second = math.log(max(c * c_q * sigma.curvature, 1e-300))
+    log_a, log_b = first + log_H, second + log_M + 2 * log_H
+    log_root = float(np.logaddexp(2 * log_b, math.log(4.0) + 2 * log_a)) / 2
     log_K_prime = max(
-        first + log_H,
-        second + log_M + 2 * log_H,
+        float(np.logaddexp(log_b, log_root)) - math.log(2.0),
         float(np.logaddexp(first + log_M, second + 2 * log_M + log_H - math.log(4.0))),
     )
     kappa = math.exp(log_kappa) if log_kappa < 700 else math.inf
     last = kappa + 2 * log_M + math.log(x_bound)
     if kappa < math.inf:
         last = float(np.logaddexp(last, math.log(y_bound)))
-    log_alpha = math.log(2.0 * net.loss_factor) + log_M + kappa + log_K_prime + last
-    return WorstCase(K1, log_kappa / ln10, log_alpha / ln10)
+    log_p = math.log(2.0 * net.loss_factor) + log_M + kappa + last
+    log_alpha, log_beta = log_p + log_K_prime, log_p + log_kappa
+    if kappa < math.inf:
+        log_x = kappa + log_K_prime + log_M + math.log(x_bound)
+        log_beta += float(np.logaddexp(log_kappa, log_x))
+    return WorstCase(K1, log_kappa / ln10, log_alpha / ln10, log_beta / ln10)
 
 
 def gap_growth(

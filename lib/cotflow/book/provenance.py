@@ -50,6 +50,6 @@ def library_hash() -> str:
     A cached execution is valid only while this value stays the same.
     """
     sources = file_hash(
-        *sorted(path for kind in ("py", "c", "json") for path in LIBRARY.rglob(f"*.{kind}"))
+        *sorted(path for kind in ("py", "c", "json", "html") for path in LIBRARY.rglob(f"*.{kind}"))
     )
     return hashlib.sha256(f"{sources} {versions()}".encode()).hexdigest()[:12]
