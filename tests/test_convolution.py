@@ -115,11 +115,12 @@ def test_the_network_is_the_one_of_torchs_modules_in_every_run(variant, name):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("reference, factor", [(1, 2.0), (8, 0.25), (None, 1.0)])
-def test_training_is_that_of_torchs_sgd(variant, reference, factor):
+@pytest.mark.parametrize("layers", [(1e-3, 0.1), (2e-2, 2.5e-4), (None, None)])
+def test_training_is_that_of_torchs_sgd(variant, layers):
     net = ConvNet("gelu", channels=4, classes=3, variant=variant)
     weights, data = random_weights(net, 2), blobs().to(dtype=torch.float64)
-    trainer = Trainer(epochs=2, batch=16, reference_depth=reference)
+    trainer = Trainer(epochs=2, batch=16, layer_rate=layers[0], layer_decay=layers[1])
+    rates = {"lr": 2 * (layers[0] or 4e-2), "weight_decay": (layers[1] or 5e-4) / 2}
     record = train(net, weights, data, [5, 6], trainer)
     assert record.steps == 4
     for r, seed in enumerate([5, 6]):
@@ -128,7 +129,7 @@ def test_training_is_that_of_torchs_sgd(variant, reference, factor):
         outer = [p for n, p in model.named_parameters() if n[:4] in ("stem", "head")]
         groups = [
             {"params": outer},
-            {"params": inner, "lr": 4e-2 * factor, "weight_decay": 5e-4 / factor},
+            {"params": inner} | rates,
         ]
         optimizer = torch.optim.SGD(groups, lr=4e-2, momentum=0.9, weight_decay=5e-4)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 2)
@@ -214,6 +215,13 @@ def test_learns_blobs_and_observes_every_epoch():
     assert record.observed["gap"].shape == (2, 7) and record.loss.shape == (2, 6)
     assert bool((record.loss[:, -1] < 0.5 * record.loss[:, 0]).all())
     assert float(accuracy(net, record.weights, data.train, data.train_labels).min()) > 0.8
+
+
+def test_the_published_rates_at_depth_256_are_a_flow_for_a_time_of_110():
+    released = Trainer(epochs=180, layer_rate=4e-2 / 256, layer_decay=5e-4 * 256)
+    assert released.at_layers(256) == pytest.approx((1.0, 5e-4))
+    assert released.flow_time(781, 256) == pytest.approx(110.4, abs=0.1)
+    assert released.flow_time(781, 16) == pytest.approx(released.flow_time(781, 256))
 
 
 def test_augmentation_crops_and_mirrors():

@@ -1,6 +1,7 @@
 """Gaps between layers and norms: against their formulas written out entry by entry."""
 
 import math
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -49,6 +50,29 @@ def test_step_ratio_tells_smooth_from_independent_layers():
         s = torch.linspace(0, 1, depth, dtype=torch.float64).reshape(-1, 1, 1)
         ratios.append(float(step_ratio(torch.sin(3 * s))))
     assert ratios[0] / ratios[1] == pytest.approx(2, rel=0.03)
+
+
+def test_step_ratio_is_blind_to_shift_and_scale():
+    values = random_values(7, 3, 2)
+    expected = float(step_ratio(values))
+    assert float(step_ratio(5 - 0.01 * values)) == pytest.approx(expected, rel=1e-10)
+
+
+@pytest.mark.parametrize("depth", [2, 3, 8, 50])
+def test_step_ratio_attains_the_ends_of_its_range_and_its_value_on_a_line(depth):
+    k = torch.arange(depth, dtype=torch.float64) + 0.5
+    slow, fast = (torch.cos(math.pi * j * k / depth) for j in (1, depth - 1))
+    angle = math.pi / (2 * depth)
+    assert float(step_ratio(slow.reshape(-1, 1, 1))) == pytest.approx(2 * math.sin(angle))
+    assert float(step_ratio(fast.reshape(-1, 1, 1))) == pytest.approx(2 * math.cos(angle))
+    line = math.sqrt(12 / (depth * (depth + 1)))
+    assert float(step_ratio(k.reshape(-1, 1, 1))) == pytest.approx(line)
+
+
+def test_step_ratio_squared_is_two_on_average_over_all_orders():
+    values = torch.cumsum(random_values(5, 2, 3), 0)
+    squares = [float(step_ratio(values[list(order)])) ** 2 for order in permutations(range(5))]
+    assert sum(squares) / len(squares) == pytest.approx(2, rel=1e-12)
 
 
 def test_runs_keep_their_axis():

@@ -34,9 +34,10 @@ class Trainer:
 
     Parameters
     ----------
-    reference_depth : with L₀ the residual layers have the rate ηL/L₀ and the decay λL₀/L, so that
-        nets of all depths follow one flow, [M] eq. (4), for the same time; L₀ = L, or None, is the
-        released code, with η and λ for all parameters.
+    layer_rate, layer_decay : c and d give the residual layers the rate (c/η)η_tL and the decay d/L,
+        so that nets of all depths follow one flow, θ̇_k = −L∂_{θ_k}ℓ − dθ_k of [M] eq. (4), for one
+        time. None stands for η and λ. The released code, with η and λ for all parameters, is
+        c = η/L and d = λL.
     augment : crops and mirror images as far as the data set has them.
     precision : "mixed" computes forward passes in bfloat16 where this is safe; on CUDA only.
     """
@@ -46,7 +47,8 @@ class Trainer:
     momentum: float = 0.9
     decay: float = 5e-4
     batch: int = 64
-    reference_depth: float | None = 1.0
+    layer_rate: float | None = None
+    layer_decay: float | None = None
     augment: bool = True
     precision: Literal["full", "mixed"] = "full"
 
@@ -60,9 +62,16 @@ class Trainer:
     def rate_at(self, epoch: int) -> float:
         return 0.5 * self.rate * (1.0 + math.cos(math.pi * epoch / self.epochs))
 
-    def layer_factor(self, depth: int) -> float:
-        """L/L₀."""
-        return 1.0 if self.reference_depth is None else depth / self.reference_depth
+    def at_layers(self, depth: int) -> tuple[float, float]:
+        """Rate over η, and decay, of the residual layers."""
+        rate = self.rate if self.layer_rate is None else self.layer_rate
+        decay = self.decay if self.layer_decay is None else self.layer_decay
+        return rate / self.rate * depth, decay / depth
+
+    def flow_time(self, steps: int, depth: int) -> float:
+        """Σ_t rate of the layers/(L(1 − β)), with so many steps an epoch."""
+        sum_of_rates = steps * sum(self.rate_at(epoch) for epoch in range(self.epochs))
+        return sum_of_rates * self.at_layers(depth)[0] / depth / (1.0 - self.momentum)
 
 
 @dataclass(frozen=True)
@@ -251,9 +260,9 @@ def step_once(
     rate = trainer.rate_at(epoch)
     with torch.no_grad():
         for (name, value), gradient in zip(trained.items(), gradients, strict=True):
-            factor = trainer.layer_factor(depth) if name in LAYERED else 1.0
+            factor, decay = trainer.at_layers(depth) if name in LAYERED else (1.0, trainer.decay)
             v = momenta[name].mul_(trainer.momentum).add_(gradient)
-            v.add_(value, alpha=trainer.decay / factor)
+            v.add_(value, alpha=decay)
             values[name] = value.detach().sub_(v, alpha=rate * factor)
     return loss.detach().to(values["head"].dtype)
 
