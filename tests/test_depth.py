@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cotflow.depth import distance_to_reference, interpolate, linear_weights, overlap
 
-NODES = ("ends", "midpoints")
+NODES = ("ends", "midpoints", "starts")
 unit = st.floats(0.0, 1.0)
 
 
@@ -20,7 +20,9 @@ def random_values(depth, seed=0, runs=(), shape=(2, 3)):
 
 
 def node(k, depth, nodes):
-    return k / max(depth - 1, 1) if nodes == "ends" else (k + 0.5) / depth
+    return {"ends": k / max(depth - 1, 1), "midpoints": (k + 0.5) / depth, "starts": k / depth}[
+        nodes
+    ]
 
 
 @given(depth=st.integers(1, 40), s=unit, nodes=st.sampled_from(NODES))

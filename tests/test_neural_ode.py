@@ -7,7 +7,7 @@ import torch
 
 from cotflow.activations import GELU, IDENTITY, TANH
 from cotflow.network import ResidualNet, Weights, marion_net, mean_field_net
-from cotflow.neural_ode import sample_layers, solve, weight_functions
+from cotflow.neural_ode import integrate, sample_layers, solve, weight_functions
 from cotflow.rates import loglog_slope
 
 q, m, n = 3, 5, 4
@@ -122,3 +122,26 @@ def test_other_depth_exponents_have_no_such_limit():
     net = ResidualNet(TANH, depth_exponent=0.5)
     with pytest.raises(ValueError, match=r"expected depth_exponent 1, received 0\.5"):
         solve(net, lambda s: V0, lambda s: W0, H0, ENDS)
+
+
+def test_integrate_stops_at_jumps_and_counts_evaluations():
+    """x′ = 1 before s = ½ and −3 after it: exact only if no step crosses the jump."""
+    start = torch.zeros(1, dtype=torch.float64)
+
+    def f(s, x):
+        assert 0.0 <= s <= 1.0
+        return torch.ones_like(x) if s < 0.5 else -3 * torch.ones_like(x)
+
+    aware = integrate(f, start, ENDS, tolerance=1e-6, jumps=[0.5])
+    blind = integrate(f, start, ENDS, tolerance=1e-6)
+    assert aware.states.shape == (3, 1)
+    assert float(aware.states[-1]) == pytest.approx(-1.0, abs=1e-10)
+    assert 12 < aware.evaluations < blind.evaluations
+
+
+def test_integrate_costs_more_at_smaller_tolerances():
+    counts = [
+        integrate(lambda s, h: torch.cos(9 * s * h), H0, ENDS, tolerance=t).evaluations
+        for t in (1e-3, 1e-6, 1e-9)
+    ]
+    assert counts[0] < counts[1] < counts[2]

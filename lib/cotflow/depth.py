@@ -9,14 +9,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+Nodes = Literal["ends", "midpoints", "starts"]
 
-def linear_weights(
-    depth: int, s: float, nodes: Literal["ends", "midpoints"] = "ends"
-) -> tuple[int, int, float]:
+
+def linear_weights(depth: int, s: float, nodes: Nodes = "ends") -> tuple[int, int, float]:
     """(i, j, θ) with Z(s) = (1−θ) Z_i + θ Z_j, 0 ≤ θ ≤ 1: never an extrapolation.
 
     "ends" puts layer index k at s = k/(L−1), as [M] (8) does; "midpoints" puts it at (k+½)/L and
-    holds the first and last values constant beyond their midpoints.
+    holds the first and last values constant beyond their midpoints; "starts" puts it at k/L, where
+    the step of the layer starts, and holds the last value constant.
     """
     if not 0.0 <= s <= 1.0:
         raise ValueError(f"depth variable: expected 0 ≤ s ≤ 1, received {s}")
@@ -24,8 +25,10 @@ def linear_weights(
         position = s * (depth - 1)
     elif nodes == "midpoints":
         position = min(max(s * depth - 0.5, 0.0), depth - 1.0)
+    elif nodes == "starts":
+        position = min(s * depth, depth - 1.0)
     else:
-        raise ValueError(f"nodes: expected 'ends' or 'midpoints', received {nodes!r}")
+        raise ValueError(f"nodes: expected 'ends', 'midpoints' or 'starts', received {nodes!r}")
     left = min(int(position), max(depth - 2, 0))
     right = min(left + 1, depth - 1)
     return left, right, position - left
@@ -34,7 +37,7 @@ def linear_weights(
 def interpolate(
     values: Float[Tensor, "*runs L a c"],
     s: float,
-    nodes: Literal["ends", "midpoints"] = "ends",
+    nodes: Nodes = "ends",
 ) -> Float[Tensor, "*runs a c"]:
     """Z(s), piecewise linear in s between layers; see :func:`linear_weights`."""
     left, right, theta = linear_weights(values.shape[-3], s, nodes)

@@ -1,0 +1,121 @@
+"""x̃_n = x̃_{n+1} − f(x̃_{n+1}, θ_n)/L: activations made again from the last one instead of kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Residual = Callable[[int, Tensor], Tensor]
+
+
+@torch.no_grad()
+def reconstruct(
+    f: Residual, depth: int, last: Float[Tensor, "*state"]
+) -> Float[Tensor, "layers *state"]:
+    """(x̃_0, …, x̃_L) from x̃_L = x_L: the explicit Euler method run backwards, not an inverse."""
+    states = [last]
+    for k in reversed(range(depth)):
+        states.append(states[-1] - f(k, states[-1]) / depth)
+    return torch.stack(states[::-1])
+
+
+def reconstruction_bound(
+    lipschitz: Float[Tensor, "L *batch"], speeds: Float[Tensor, "L *batch"]
+) -> Float[Tensor, "layers *batch"]:
+    """|x̃_n − x_n| ≤ e_n = (1 + Λ_n/L) e_{n+1} + Λ_n S_n/L², e_L = 0.
+
+    At most (exp(mean Λ) − 1) max S / L ([R] Sander, Ablin, Peyré).
+
+    Parameters
+    ----------
+    lipschitz, speeds : Λ_n, of f(·, θ_n) between x_n and x̃_{n+1}, and S_n = |f(x_n, θ_n)|.
+    """
+    depth = len(speeds)
+    bounds = [torch.zeros_like(speeds[0])]
+    for rate, speed in zip(lipschitz.flip(0), speeds.flip(0), strict=True):
+        bounds.append((1 + rate / depth) * bounds[-1] + rate * speed / depth**2)
+    return torch.stack(bounds[::-1])
+
+
+@dataclass(frozen=True)
+class Backward:
+    """What a backward sweep leaves: ∂_{θ_n} of the loss by layers, and the adjoint p_0."""
+
+    gradients: list[tuple[Tensor, ...]]
+    adjoint: Tensor
+
+
+def backpropagate(
+    f: Residual,
+    parameters: Sequence[Sequence[Tensor]],
+    last: Float[Tensor, "*state"],
+    adjoint: Float[Tensor, "*state"],
+    states: Float[Tensor, "layers *state"] | None = None,
+) -> Backward:
+    """p_n = p_{n+1} + (1/L) D_hf(x_n, θ_n)ᵀp_{n+1} and ∂_{θ_n} = (1/L) D_θf(x_n, θ_n)ᵀp_{n+1}.
+
+    Parameters
+    ----------
+    parameters : the tensors θ_n that f(n, ·) reads, by layers, with ``requires_grad``.
+    last, adjoint : x_L and p_L.
+    states : x_0..x_L for the exact gradient; without them x̃_n stands for x_n, and one layer's
+        activations are alive at a time, at any depth.
+    """
+    depth, gradients = len(parameters), []
+    for k in reversed(range(depth)):
+        with torch.no_grad():
+            last = states[k] if states is not None else last - f(k, last) / depth
+        with torch.enable_grad():
+            h = last.detach().requires_grad_()
+            pulled = torch.autograd.grad(f(k, h), (h, *parameters[k]), adjoint / depth)
+        adjoint = adjoint + pulled[0]
+        gradients.append(pulled[1:])
+    return Backward(gradients[::-1], adjoint)
+
+
+class KeptTensors(torch.autograd.graph.saved_tensors_hooks):
+    """Counts the blocks of memory that autograd keeps alive for a backward sweep.
+
+    Attributes
+    ----------
+    now, peak : numbers of different storages, those of ``besides`` (the weights) not counted.
+    """
+
+    def __init__(self, besides: Iterable[Tensor] = ()):
+        self._ignored = {tensor.untyped_storage().data_ptr() for tensor in besides}
+        self._users: dict[int, int] = {}
+        self.peak = 0
+        super().__init__(self._pack, lambda kept: kept.tensor)
+
+    def __enter__(self) -> KeptTensors:
+        super().__enter__()
+        return self
+
+    @property
+    def now(self) -> int:
+        return len(self._users)
+
+    def _pack(self, tensor: Tensor) -> _Kept:
+        block = tensor.untyped_storage().data_ptr()
+        if block in self._ignored:
+            return _Kept(tensor, None, self._users)
+        kept = _Kept(tensor, block, self._users)
+        self.peak = max(self.peak, self.now)
+        return kept
+
+
+class _Kept:
+    def __init__(self, tensor: Tensor, block: int | None, users: dict[int, int]):
+        self.tensor, self._block, self._users = tensor.detach(), block, users
+        if block is not None:
+            users[block] = users.get(block, 0) + 1
+
+    def __del__(self) -> None:
+        if self._block is not None:
+            self._users[self._block] -= 1
+            if not self._users[self._block]:
+                del self._users[self._block]
