@@ -195,7 +195,11 @@ class Nasty:
         return os.mkdir, ("nasty",)
 
 
-@pytest.mark.parametrize("content", [Nasty(), {"format": 1}, [1, 2], torch.zeros(3)], ids=repr)
+@pytest.mark.parametrize(
+    "content",
+    [Nasty(), {"format": 1}, [1, 2], torch.zeros(3)],
+    ids=["object", "mapping", "list", "tensor"],
+)
 def test_alien_files_are_refused_and_run_no_code(content, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save(content, tmp_path / "run.pt")

@@ -181,6 +181,7 @@ def test_a_damaged_file_is_refused_and_left_alone(tmp_path):
         (gzip.compress(bytes([0, 0, 8, 3, 0, 0, 0, 9]) + bytes(99)), "it announces"),
         (idx(np.zeros((3, 28, 28), np.uint8)), "3 images and .* 20 labels"),
     ],
+    ids=["text", "magic number", "short header", "cut off", "too long", "unequal numbers"],
 )
 def test_files_of_another_format_are_refused(tmp_path, content, message):
     small_mnist(tmp_path)
