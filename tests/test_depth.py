@@ -36,25 +36,23 @@ def test_interpolation_never_extrapolates(depth, s, nodes):
     assert bool(((at >= low - 1e-12) & (at <= high + 1e-12)).all())
 
 
-@pytest.mark.parametrize("depth", [2, 5, 10])
-def test_truncated_position_would_extrapolate_before_the_first_midpoint(depth):
-    """int(tL − 1) rounds towards zero: at the first midpoint the weights are (−½, 3/2)."""
+@pytest.mark.parametrize("depth", [3, 5, 10])
+def test_one_layer_too_low_would_extrapolate_between_the_nodes(depth):
+    """k = int(tL − 1), the fault of a released code, gives (−½, 3/2) in the second interval."""
 
     def trap(t):
-        """Z(t) = θ Z_{k+1} + (1 − θ) Z_k with k = int(tL − 1) and θ = tL − 1 − k."""
+        """Z(t) = (1 − tL + k) Z_k + (tL − k) Z_{k+1} with k = int(tL − 1)."""
         k = int(t * depth - 1)
-        theta = t * depth - 1 - k
-        return k, theta, 1 - theta
+        return k, 1 - t * depth + k, t * depth - k
 
-    t = 0.5 / depth
+    t = 1.5 / depth
     assert trap(t) == pytest.approx((0, -0.5, 1.5))
-    assert trap(1.5 / depth) == pytest.approx((0, 0.5, 0.5)), "right from the next midpoint on"
+    assert linear_weights(depth, t, "starts") == pytest.approx((1, 2, 0.5))
     values = random_values(depth)
-    extrapolated = -0.5 * values[1] + 1.5 * values[0]
+    extrapolated = -0.5 * values[0] + 1.5 * values[1]
     for nodes in NODES:
-        assert 0.0 <= linear_weights(depth, t, nodes)[2] <= 1.0
         assert float((interpolate(values, t, nodes) - extrapolated).norm()) > 0.1
-    assert torch.equal(interpolate(values, t, "midpoints"), values[0])
+    assert torch.equal(interpolate(values, t, "starts"), torch.lerp(values[1], values[2], 0.5))
 
 
 @given(depth=st.integers(2, 40), s=unit, nodes=st.sampled_from(NODES))
