@@ -1,8 +1,8 @@
 """Stabilised explicit flow: second-order Runge–Kutta–Chebyshev, with stages that follow ρ.
 
 s evaluations reach steps of length β(s)/ρ with β(s) ≈ 0.65 s², ρ the largest curvature of the
-loss in the flow's metric: a long step costs the square root of what short ones do. The Jacobian
-of a gradient flow is symmetric in that metric, so that all of its spectrum is real.
+loss in the flow's metric: about √(3N) of them do what N steps of descent do. The Jacobian of a
+gradient flow is symmetric in that metric, so that all of its spectrum is real.
 
 Sources: Verwer, Hundsdorfer & Sommeijer, Numer. Math. 57 (1990); Sommeijer, Shampine & Verwer,
 "RKC: an explicit solver for parabolic PDEs", J. Comput. Appl. Math. 88 (1998), [SSV].
@@ -58,7 +58,7 @@ class Chebyshev:
 
     Parameters
     ----------
-    damping : ε; inside the stability interval the step contracts by about 1 − ε/3 at least.
+    damping : ε; on the stability interval, away from 0, |R| is at most about 1 − ε/3.
     stages : s ≥ 2, or None to take s = 1 + ⌊√(1 + 1.54 ηρ)⌋ from the measured ρ.
     refresh : accepted steps between two estimates of ρ.
     """
