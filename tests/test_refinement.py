@@ -66,8 +66,17 @@ def test_refined_layers_are_the_function_at_their_starts(depth, other, rule):
     for j in range(other):
         if rule == "constant":
             assert torch.equal(refined[j], values[j * depth // other])
+            assert torch.equal(refined[j], layer_at(values, j / other, rule))
         else:
             torch.testing.assert_close(refined[j], layer_at(values, j / other, rule))
+
+
+def test_nodes_belong_to_the_layer_that_starts_there():
+    """15/22 · 22 is below 15 in floating point."""
+    for depth in range(1, 60):
+        values = torch.arange(depth, dtype=torch.float64)
+        found = [float(layer_at(values, k / depth, "constant")) for k in range(depth)]
+        assert found == values.tolist()
 
 
 @given(depth=st.integers(1, 12), factor=st.integers(1, 6), rule=st.sampled_from(RULES))
