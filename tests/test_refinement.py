@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from cotflow.lipschitz import secants
 from cotflow.neural_ode import integrate
 from cotflow.rates import loglog_slope
 from cotflow.refinement import (
@@ -66,8 +67,17 @@ def test_refined_layers_are_the_function_at_their_starts(depth, other, rule):
     for j in range(other):
         if rule == "constant":
             assert torch.equal(refined[j], values[j * depth // other])
+            assert torch.equal(refined[j], layer_at(values, j / other, rule))
         else:
             torch.testing.assert_close(refined[j], layer_at(values, j / other, rule))
+
+
+def test_nodes_belong_to_the_layer_that_starts_there():
+    """15/22 · 22 is below 15 in floating point."""
+    for depth in range(1, 60):
+        values = torch.arange(depth, dtype=torch.float64)
+        found = [float(layer_at(values, k / depth, "constant")) for k in range(depth)]
+        assert found == values.tolist()
 
 
 @given(depth=st.integers(1, 12), factor=st.integers(1, 6), rule=st.sampled_from(RULES))
@@ -125,6 +135,19 @@ def test_constant_refinement_of_rough_weights_stays_below_its_bound(depth, facto
         rate = float(lipschitz(layers).mean())
         bound = (1 - 1 / factor) * math.expm1(rate) * speed / (2 * depth)
         assert bool((error <= bound * (1 + 1e-12)).all())
+
+
+@pytest.mark.parametrize("depth", [1, 4, 16])
+def test_bound_of_halved_steps_holds_with_secants_from_the_given_states(depth):
+    for seed in range(5):
+        layers = rough(depth, seed=10 * seed)
+        states = run(layers, H0)
+        fine = run(map_tensors(lambda v: refine(v, 2 * depth, "constant"), layers), H0)
+        f, start = layered(layers), states[:-1]
+        rates = secants(f, start, fine[1::2]).fmax(secants(f, start, fine[:-1:2])).mean(0)
+        speed = depth * (states[1:] - states[:-1]).norm(dim=-1).amax(0)
+        bound = torch.expm1(rates) * speed / (4 * depth)
+        assert bool(((fine[::2] - states).norm(dim=-1) <= bound * (1 + 1e-12)).all())
 
 
 def test_bound_of_constant_refinement_is_sharp_for_small_rates():

@@ -59,11 +59,15 @@ def refine(
 def layer_at(
     values: Float[Tensor, "*before L *after"], s: float, rule: Rule = "linear", dim: int = 0
 ) -> Float[Tensor, "*before *after"]:
-    """Z(s) for s in [0, 1], by the same rules as :func:`refine`."""
+    """Z(s) for s in [0, 1], by the same rules as :func:`refine`; s = j/D gives its layer j."""
     depth = values.shape[dim]
     left, right, theta = linear_weights(depth, s, "starts")
     if rule == "constant":
-        return values.select(dim, min(int(s * depth), depth - 1))
+        # s·L may round across a node k/L; s itself, computed as k/L, compares exactly.
+        k = int(s * depth)
+        k += (k + 1) / depth <= s
+        k -= k / depth > s
+        return values.select(dim, min(k, depth - 1))
     if rule != "linear":
         raise ValueError(f"refinement: expected 'constant' or 'linear', received {rule!r}")
     return torch.lerp(values.select(dim, left), values.select(dim, right), theta)
