@@ -1,6 +1,9 @@
 """Convolutional residual nets: shapes, runs side by side, starts, and training that can be cut."""
 
 import math
+import multiprocessing
+import signal
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -283,6 +286,38 @@ def test_a_training_that_is_cut_goes_on_to_the_same_bits(tmp_path, at):
     assert [file.name for file in tmp_path.iterdir()] == ["run.pt"]
     with pytest.raises(CheckpointError, match="of another run"):
         train(net, weights, data, [0, 2], trainer, observe=observe, checkpoint=kept)
+
+
+class Slow(Checkpoint):
+    def keep(self, state, *, last=False):
+        super().keep(state, last=last)
+        time.sleep(1.0)
+
+
+def six_steps(checkpoint=None):
+    net, data = ConvNet("gelu", channels=4, classes=3), blobs(crop=1)
+    weights = initial_weights(net, 3, [0, 1], "independent")
+    return train(net, weights, data, [0, 1], Trainer(epochs=3, batch=16), checkpoint=checkpoint)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="no fork beside a CUDA device")
+def test_a_training_that_is_killed_goes_on_to_the_same_bits(tmp_path):
+    path = tmp_path / "run.pt"
+    child = multiprocessing.get_context("fork").Process(
+        target=six_steps, args=(Slow(path, steps=1),), daemon=True
+    )
+    child.start()
+    end = time.monotonic() + 60
+    while child.is_alive() and not path.exists() and time.monotonic() < end:
+        time.sleep(0.01)
+    child.kill()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+    assert 0 < torch.load(path, weights_only=True)["step"] < 6
+    again, whole = six_steps(Checkpoint(path)), six_steps()
+    assert again.steps == whole.steps == 6 and torch.equal(again.loss, whole.loss)
+    for name, value in again.weights.layers.tensors().items():
+        assert torch.equal(value, getattr(whole.weights.layers, name)), name
 
 
 def test_a_wrong_request_is_refused_with_a_sentence():

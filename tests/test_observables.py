@@ -69,6 +69,12 @@ def test_step_ratio_attains_the_ends_of_its_range_and_its_value_on_a_line(depth)
     assert float(step_ratio(k.reshape(-1, 1, 1))) == pytest.approx(line)
 
 
+def test_step_ratio_of_a_random_walk():
+    for depth in (6, 24):
+        walk = random_values(depth, 200, 200).cumsum(0)
+        assert float(step_ratio(walk)) == pytest.approx(math.sqrt(6 / (depth + 1)), rel=0.02)
+
+
 def test_step_ratio_squared_is_two_on_average_over_all_orders():
     values = torch.cumsum(random_values(5, 2, 3), 0)
     squares = [float(step_ratio(values[list(order)])) ** 2 for order in permutations(range(5))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import os
 import tarfile
 import zlib
@@ -60,7 +61,7 @@ class Source:
     checksums: Mapping[str, str]
 
 
-# SHA-256 as listed by torchvision and by TensorFlow's and Hugging Face's data sets.
+# SHA-256 as many libraries list them; the authors of the data set give none.
 MNIST = {
     f"{name}-ubyte.gz": digest
     for name, digest in {
@@ -163,7 +164,7 @@ def read_idx(path: Path, dimensions: int) -> Tensor:
     if content[:4] != bytes([0, 0, 8, dimensions]) or len(content) < start:
         raise DataError(broken)
     shape = np.frombuffer(content, ">u4", dimensions, 4).tolist()
-    if len(content) - start != np.prod(shape):
+    if len(content) - start != math.prod(shape):
         raise DataError(f"{broken}: it announces {shape} and holds {len(content) - start} bytes")
     return torch.from_numpy(np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy())
 
