@@ -6,6 +6,7 @@ SHELL := bash
 
 PYTHON ?= python3
 PIP_ARGS ?=
+WORKERS ?= 2
 BIN := .venv/bin
 PAGE := _build/html/index.html
 PDF := _build/cotflow.pdf
@@ -25,6 +26,7 @@ help:
 	@echo "make clean      remove what was built, and every cached execution"
 	@echo
 	@echo "PYTHON=python3.12 chooses the interpreter of a new .venv (at least 3.11)."
+	@echo "WORKERS=1 runs the tests one after another."
 	@echo "PIP_ARGS='...' is passed to pip, for instance an extra index with a CPU build of torch."
 
 # jupyter-book may accept a page that failed in an earlier build, as long as its doctree is there:
@@ -52,7 +54,7 @@ test: setup
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@echo "[4/4] Running the tests; the first run also builds the book."
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 notebooks: setup
 	@$(BIN)/cotflow notebooks
