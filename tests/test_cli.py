@@ -284,7 +284,7 @@ def lives(pid: int) -> bool:
         return False
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupt_exits_with_its_number_and_leaves_nothing(slow, sent):
     process, root, before, kernel = slow
     process.send_signal(sent)
@@ -324,6 +324,16 @@ def test_parameters_that_do_not_fit_together_exit_2_and_leave_nothing(tmp_path):
     assert done.returncode == 2
     assert done.stderr == "low: expected less than high = 2, received 5\n"
     assert tree(root) == before
+
+
+def test_a_profile_of_other_chapters_is_refused(tmp_path):
+    write_tiny_chapter(tmp_path)
+    (tmp_path / "book/profiles/few.yml").write_text("description: For nobody.\n")
+    before = tree(tmp_path)
+    done = invoke(tmp_path, "run", "tiny-rate", "--profile", "few")
+    assert done.exit_code == 2
+    assert "the profile 'few' has no values for tiny-rate; it is for no chapter" in done.output
+    assert tree(tmp_path) == before
 
 
 def test_list_names_chapters_and_profiles(tmp_path):

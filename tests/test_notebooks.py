@@ -1,7 +1,9 @@
 """Texts and their committed notebooks: same cells, same checked outputs, same rules for values."""
 
+import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -64,6 +66,18 @@ def test_text_and_committed_notebook_have_the_same_cells(source):
         assert (index, ours.cell_type, ours.source) == (index, theirs.cell_type, theirs.source)
         assert (index, tags(ours)) == (index, tags(theirs))
     assert not notebooks.differs(source)
+
+
+def test_labels_are_given_once_in_the_book():
+    given = Counter()
+    for page in (ROOT / "book").rglob("*.md"):
+        text = page.read_text()
+        given.update(re.findall(r"^\(([\w-]+)\)=$", text, re.M))
+        given.update(re.findall(r"^ *:(?:label|name): (\S+)$", text, re.M))
+        given.update(re.findall(r"^\$\$ \(([\w-]+)\)$", text, re.M))
+        given.update(re.findall(r"^    name: (\S+)$", text, re.M))
+    assert len(given) > 100
+    assert [label for label, times in given.items() if times > 1] == []
 
 
 def test_every_committed_notebook_belongs_to_a_chapter():

@@ -171,7 +171,7 @@ def test_the_ledger_of_a_sweep_is_markdown(swept):
     for wrong in (root, root / "nowhere", root / "sweep.yml"):
         refused = invoke(root, "ledger", str(wrong))
         assert refused.exit_code == 2
-        assert "expected the folder of a run or a sweep" in refused.output
+        assert "expected the folder of one run or one sweep" in refused.output
 
 
 def test_a_second_run_executes_nothing_and_does_not_retry_unasked(swept):

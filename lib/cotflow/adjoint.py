@@ -48,7 +48,7 @@ def gradient(
 ) -> Gradient:
     """∂_{Z_k}ℓ = (1/(nL)) Σ_i ∂₂f(h_{k−1,i}, Z_k)ᵀ p_{k,i}, exact to rounding for every depth.
 
-    The state *before* a layer meets the adjoint *after* it; any other pairing is off by O(1/L).
+    The state before a layer meets the adjoint after it; any other pairing is off by O(1/L).
 
     Parameters
     ----------

@@ -23,8 +23,8 @@ def field(
 ) -> Float[Tensor, "*batch j p"]:
     """∇ℓ[μ](ω) = (1/n) Σ_i D_ωφ(ω, h_i)ᵀ p_i with φ(ω, h) = m c_m u σ(c_q⟨w, h⟩ + b).
 
-    For the layers of a net, h is the state *before* each layer, ``states[..., :-1, :, :]``, and p
-    the adjoint *after* it, ``adjoints[..., 1:, :, :]``; any other pairing is off by O(1/L). At the
+    For the layers of a net, h is the state before each layer, ``states[..., :-1, :, :]``, and p
+    the adjoint after it, ``adjoints[..., 1:, :, :]``; any other pairing is off by O(1/L). At the
     particles of a net of depth exponent 1 this is −velocity of the metric "particle" at speed 1,
     and L·m·∂ℓ/∂ω.
 

@@ -16,15 +16,17 @@ import click
 def _sentences() -> Iterator[None]:
     """Errors that a person can act on: exit 2 for bad input, 1 for a failure, 130 for Ctrl-C.
 
-    A termination (143) unwinds like Ctrl-C, so that it cleans up as well.
+    A termination (143) and a closed terminal (129) unwind like Ctrl-C, so that they clean up.
     """
     caught = [signal.SIGINT]
 
     def terminate(number: int, frame: object) -> None:
-        caught.append(signal.SIGTERM)
+        caught.append(number)
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, terminate)
+    ends = (signal.SIGTERM, signal.SIGHUP)
+    heard = [end for end in ends if signal.getsignal(end) != signal.SIG_IGN]  # nohup ignores one
+    before = {end: signal.signal(end, terminate) for end in heard}
     try:
         from cotflow.book.notebooks import CellFailure
         from cotflow.book.parameters import ParameterError
@@ -45,7 +47,8 @@ def _sentences() -> Iterator[None]:
         click.echo(str(interrupt) or plain, err=True)
         sys.exit(128 + caught[-1])
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for end, handler in before.items():
+            signal.signal(end, handler)
 
 
 def _table(rows: Sequence[Sequence[str]]) -> None:

@@ -68,7 +68,9 @@ def _sections(folder: Path) -> list[str]:
         StopIteration,
         yaml.YAMLError,
     ):
-        raise BadInput(f"expected the folder of a run or a sweep, received {folder}") from None
+        raise BadInput(
+            f"expected the folder of one run or one sweep, like runs/NAME, received {folder}"
+        ) from None
 
 
 def _of_sweep(folder: Path) -> list[str]:

@@ -24,6 +24,15 @@ def profile_names(root: Path) -> list[str]:
     return sorted({"default", *(path.stem for path in (root / "book/profiles").glob("*.yml"))})
 
 
+def values_of(root: Path, name: str, chapter: str) -> dict[str, Any]:
+    """The values that the profile ``name`` gives the chapter; ``default`` may give none."""
+    given = profile(root, name).values
+    if chapter not in given and name != "default":
+        others = ", ".join(given) or "no chapter"
+        raise BadInput(f"the profile {name!r} has no values for {chapter}; it is for {others}")
+    return given.get(chapter, {})
+
+
 def profile(root: Path, name: str) -> Profile:
     """The file ``book/profiles/<name>.yml``; the profile ``default`` may do without a file."""
     known = profile_names(root)

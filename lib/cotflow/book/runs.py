@@ -19,7 +19,7 @@ import yaml
 from nbformat import NotebookNode
 
 from cotflow.book import parameters
-from cotflow.book.profiles import profile
+from cotflow.book.profiles import values_of
 from cotflow.book.tree import BadInput, Source, book_root, chapter
 
 
@@ -70,7 +70,7 @@ def run(
     """
     root = book_root(root)
     source = chapter(root, name)
-    given = profile(root, profile_name).values.get(name, {}) | (overrides or {})
+    given = values_of(root, profile_name, name) | (overrides or {})
     values = parameters.validate(source.parameters, given)
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     output = output_folder(output or Path(f"runs/{name}-{profile_name}-{stamp}"))

@@ -38,7 +38,7 @@ class Forward:
     ----------
     states : h_0..h_L.
     state_error : bounds on |computed h_{k,i} − exact h_{k,i}|.
-    features : Φ_k = σ(W_k h + b_k) at the state *before* layer k.
+    features : Φ_k = σ(W_k h + b_k) at the state before layer k.
     feature_error : bounds on ‖computed Φ_k − exact Φ_k‖_F.
     """
 

@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cotflow.book import parameters
-from cotflow.book.profiles import profile
+from cotflow.book.profiles import values_of
 from cotflow.book.provenance import library_hash
 from cotflow.book.tree import BadInput, Source, chapter
 
@@ -97,7 +97,7 @@ def read(path: Path, root: Path, elsewhere: bool = False) -> Sweep:
     """
     asked = _parse(path)
     source = chapter(root, asked.chapter)
-    base = profile(root, asked.profile).values.get(source.name, {})
+    base = values_of(root, asked.profile, source.name)
     cells = list(_cells(path, asked, source))
     jobs = _check(path, source, root, base, cells, elsewhere)
     names = tuple(dict.fromkeys(name for job in jobs for name in job.swept))

@@ -18,7 +18,7 @@ CSS = """
   :root { --ink: #e8e6e1; --paper: #14181f; --line: #3a4250; --good: #5fd0a8; --bad: #f08fb8; }
 }
 * { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 60rem; padding: 1.5rem 1rem 4rem; color: var(--ink);
+body { margin: 0 auto; max-width: 76rem; padding: 1.5rem 1rem 4rem; color: var(--ink);
   background: var(--paper); font: 1rem/1.55 system-ui, sans-serif; }
 h1, h2, h3 { line-height: 1.25; }
 h2 { margin-top: 2.5rem; }
@@ -29,7 +29,7 @@ th, td { padding: .35rem .8rem .35rem 0; text-align: left; vertical-align: top;
   border-bottom: 1px solid var(--line); white-space: nowrap; }
 th[scope=row] { font-weight: normal; }
 figure { margin: 1rem 0 2.5rem; }
-figure .scroll svg { display: block; width: 100%; min-width: 34rem; height: auto; }
+figure .scroll svg { display: block; width: 100%; min-width: min(34rem, 100%); height: auto; }
 figcaption { margin-top: .5rem; }
 code { font-size: .92em; }
 .holds { color: var(--good); }
