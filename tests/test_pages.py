@@ -253,6 +253,7 @@ def look(page: Page) -> Seen:
     page.evaluate(Axe().axe_script)
     for width in (1280, 390):
         page.set_viewport_size({"width": width, "height": 900})
+        page.wait_for_timeout(800)  # after it the theme gives tab stops to boxes that scroll
         for scheme in ("light", "dark"):
             page.emulate_media(color_scheme=scheme)
             page.wait_for_function(f"document.documentElement.dataset.theme === '{scheme}'")
