@@ -1,10 +1,14 @@
-import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "book/_ext"))
+
+import cotflow_print
 
 settings.register_profile("book", deadline=None, max_examples=25, derandomize=True)
 settings.load_profile("book")
@@ -18,17 +22,6 @@ DEVICES = [
     ),
 ]
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-sync",
-    "--disable-background-networking",
-    "--disable-component-update",
-]
-
 
 @pytest.fixture(params=DEVICES)
 def device(request):
@@ -40,11 +33,11 @@ def browser() -> Iterator:
     """One chromium for every test that looks at pages."""
     from playwright.sync_api import sync_playwright
 
+    try:
+        path = cotflow_print.browser()
+    except cotflow_print.Unavailable:
+        pytest.skip("no chromium or chrome on PATH: pages were not looked at")
     with sync_playwright() as playwright:
-        own = playwright.chromium.executable_path
-        found = next(filter(None, map(shutil.which, BROWSERS)), own)
-        if not Path(found).exists():
-            pytest.skip("no chromium or chrome on PATH: pages were not looked at")
-        chromium = playwright.chromium.launch(executable_path=found, args=FLAGS)
+        chromium = playwright.chromium.launch(executable_path=path, args=cotflow_print.FLAGS)
         yield chromium
         chromium.close()

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote, urldefrag
 
+import cotflow_print
 import matplotlib.image
 import nbformat
 import pytest
@@ -24,10 +25,6 @@ from playwright.sync_api import Browser, Page
 import cotflow
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "book/_ext"))
-
-import cotflow_print  # noqa: E402
-
 pytestmark = pytest.mark.timeout(900)
 
 MATH_IS_SET = """() => {
@@ -115,11 +112,6 @@ CONTRASTS = """() => {
 }"""
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *args) -> None:
-        pass
-
-
 @pytest.fixture(scope="session")
 def html(tmp_path_factory) -> Path:
     """The book built from clean doctrees; only executions that are still valid are reused."""
@@ -147,7 +139,7 @@ def pages(html) -> list[str]:
 @pytest.fixture(scope="session")
 def site(html) -> Iterator[str]:
     """Address of a server of the built pages."""
-    handler = functools.partial(Quiet, directory=html)
+    handler = functools.partial(cotflow_print.Quiet, directory=html)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/"
