@@ -43,10 +43,10 @@ book: setup
 
 # The browser is looked for first: the book takes minutes.
 pdf: setup
-	@$(BIN)/python book/_ext/cotflow_print.py --check
+	@$(BIN)/python -m cotbook.keep.pdf --check
 	@$(MAKE) --no-print-directory book
 	@echo "Printing $(PDF); this takes a minute or two."
-	@$(BIN)/python book/_ext/cotflow_print.py _build/html $(PDF)
+	@$(BIN)/python -m cotbook.keep.pdf _build/html $(PDF)
 	@echo "The PDF is $(CURDIR)/$(PDF)"
 
 test: setup

@@ -1,14 +1,10 @@
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "book/_ext"))
-
-import cotflow_print
+from cotbook.keep import pdf
 
 settings.register_profile("book", deadline=None, max_examples=25, derandomize=True)
 settings.load_profile("book")
@@ -34,10 +30,10 @@ def browser() -> Iterator:
     from playwright.sync_api import sync_playwright
 
     try:
-        path = cotflow_print.browser()
-    except cotflow_print.Unavailable:
+        path = pdf.browser()
+    except pdf.Unavailable:
         pytest.skip("no chromium or chrome on PATH: pages were not looked at")
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=path, args=cotflow_print.FLAGS)
+        chromium = playwright.chromium.launch(executable_path=path, args=pdf.FLAGS)
         yield chromium
         chromium.close()

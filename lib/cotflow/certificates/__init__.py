@@ -12,16 +12,16 @@ from cotflow.certificates.certificate import (
     running_certificate,
 )
 from cotflow.certificates.chernoff import chernoff_probability, features_needed
-from cotflow.certificates.initial_ball import InitialBall, initial_ball
-from cotflow.certificates.kernels import (
+from cotflow.certificates.eigenvalues import least_eigenvalue, least_feature_eigenvalue
+from cotflow.certificates.features import (
     gaussian_cos,
     kernel_gaussian_cos,
     layer_kernels,
     lipschitz,
 )
+from cotflow.certificates.initial_ball import InitialBall, initial_ball
 from cotflow.certificates.running_ball import RunningBall, running_ball
 from cotflow.certificates.slope import pl_bound, pl_bound_independent
-from cotflow.certificates.spectrum import least_eigenvalue, least_feature_eigenvalue
 
 __all__ = [
     "Certificate",

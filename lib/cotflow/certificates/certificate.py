@@ -11,13 +11,14 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
+from cotflow.certificates.features import Forward, forward
 from cotflow.certificates.hypotheses import coincident, require_ball, require_data
 from cotflow.certificates.initial_ball import InitialBall, initial_ball
-from cotflow.certificates.kernels import Forward, forward
 from cotflow.certificates.norms import risk_bound
 from cotflow.certificates.rounding import Reals, down, up
 from cotflow.certificates.running_ball import RunningBall, running_ball
-from cotflow.network import ResidualNet, Weights
+from cotflow.network.residual import ResidualNet
+from cotflow.network.weights import Weights
 
 # Right-endpoint sums of a nonincreasing function on so many intervals: low by about 1/1000.
 INTERVALS = 4096

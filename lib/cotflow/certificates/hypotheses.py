@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cotflow.network import ResidualNet, Weights
+from cotflow.network.residual import ResidualNet
+from cotflow.network.weights import Weights
 
 # Below every product of a few dozen numbers of the size that doubles resolve.
 LARGEST = 1e60

@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from cotflow.certificates.kernels import Forward, exact, forward, length
+from cotflow.certificates.features import Forward, exact, forward, length
 from cotflow.certificates.norms import data_norm, feature_norms
 from cotflow.certificates.rounding import Reals, down, up
 from cotflow.certificates.slope import output_constant
-from cotflow.network import ResidualNet, Weights
+from cotflow.network.residual import ResidualNet
+from cotflow.network.weights import Weights
 
 
 @dataclass(frozen=True)

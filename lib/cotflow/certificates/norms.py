@@ -8,10 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cotflow.certificates.kernels import Forward, exact, length
+from cotflow.certificates.eigenvalues import operator_norm
+from cotflow.certificates.features import Forward, exact, length
 from cotflow.certificates.rounding import UNIT, gamma, up
-from cotflow.certificates.spectrum import operator_norm
-from cotflow.network import ResidualNet, Weights
+from cotflow.network.residual import ResidualNet
+from cotflow.network.weights import Weights
 
 
 def data_norm(

@@ -6,11 +6,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cotflow.certificates.eigenvalues import least_feature_eigenvalue, least_singular_value
+from cotflow.certificates.features import exact, forward, lipschitz
 from cotflow.certificates.hypotheses import require_data, require_network
-from cotflow.certificates.kernels import exact, forward, lipschitz
 from cotflow.certificates.rounding import down, gamma, up
-from cotflow.certificates.spectrum import least_feature_eigenvalue, least_singular_value
-from cotflow.network import ResidualNet, Weights
+from cotflow.network.residual import ResidualNet
+from cotflow.network.weights import Weights
 
 
 def output_constant(weights: Weights) -> Float[Tensor, "*runs"]:

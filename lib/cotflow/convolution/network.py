@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from cotflow.activations import Activation, activation
+from cotflow.network.activations import Activation, activation
 
 EPSILON = 1e-5
 POOLED = 2

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cotflow.convolution.network import Layers
-from cotflow.observables import gaps, step_ratio
+from cotflow.measure.observables import gaps, step_ratio
 
 
 def kernels(layers: Layers) -> tuple[Tensor, Tensor]:
@@ -16,7 +16,7 @@ def kernels(layers: Layers) -> tuple[Tensor, Tensor]:
 
 
 def roughness(layers: Layers) -> Float[Tensor, "*runs"]:
-    """ρ of (conv₁, conv₂) together, see :func:`cotflow.observables.step_ratio`."""
+    """ρ of (conv₁, conv₂) together, see :func:`cotflow.measure.observables.step_ratio`."""
     return step_ratio(torch.cat(kernels(layers), dim=-1))
 
 

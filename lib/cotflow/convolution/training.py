@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from cotflow.checkpoint import FORMAT, fingerprint, load, save
 from cotflow.convolution.datasets import Images
 from cotflow.convolution.network import ConvNet, ConvWeights, Layers
+from cotflow.flows.checkpoint import FORMAT, fingerprint, load, save
 
 LAYERED = ("conv1", "scale1", "shift1", "conv2", "scale2", "shift2")
 OUTER = ("stem", "stem_scale", "stem_shift", "head", "bias")
@@ -97,7 +97,7 @@ class Checkpoint:
     """Keeps a training in ``path`` after so many steps or so much time, and takes it up there.
 
     The file is written whole or not at all, read without executing anything, and refused
-    (:class:`cotflow.checkpoint.CheckpointError`) by a training with other settings.
+    (:class:`cotflow.flows.checkpoint.CheckpointError`) by a training with other settings.
     """
 
     path: str | os.PathLike

@@ -1,0 +1,1 @@
+"""Benchmarks of one training step, and the record that the book shows."""

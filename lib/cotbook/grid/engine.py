@@ -1,0 +1,346 @@
+"""A sweep run by Snakemake: what is missing is executed, what is there is kept.
+
+The folder of a sweep holds ``jobs/``, ``failed/`` and ``logs/``, one entry a job, ``table.csv``,
+``index.html``, Snakemake's log, and ``plan.json``, the configuration of the packaged Snakefile.
+A job's result appears complete or not at all, so a run may be killed at any time. Results of
+earlier values, texts or libraries stay in ``jobs/``, outside the table, until somebody removes
+them. Jobs on other machines need this folder and the book at the same paths as here.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from cotbook.grid.file import Job, Sweep
+from cotbook.grid.job import FAILED, JOBS, REASON, end_with_parent
+from cotbook.render import tally
+from cotbook.run.tree import BadInput
+
+SNAKEFILE = Path(__file__).with_name("Snakefile")
+PLAN, TABLE, PAGE, LOG = "plan.json", "table.csv", "index.html", "snakemake.log"
+LOGS = Path("logs")
+# With one of these, Snakemake's own settings say how much runs at once.
+OWN_CORES = r"--(cores|jobs|executor|profile|workflow-profile)|-[cj]\d*|-e"
+# Snakemake only shows something and executes nothing.
+SHOWS = ("-n", "--dry-run", "--dryrun", "--dag", "--rulegraph", "--summary", "--help", "--version")
+POLL, HEARTBEAT, PATIENCE = 0.2, 30.0, 15.0
+
+Echo = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job.
+
+    Attributes
+    ----------
+    claims : records of its claims, if it reached its end.
+    failure : otherwise one sentence on why it did not, or None if it was not run yet.
+    log : the file to read then.
+    """
+
+    job: Job
+    claims: list[dict] | None
+    failure: str | None
+    log: Path
+
+    @property
+    def holds(self) -> bool:
+        missed = [c for c in self.claims or [] if c["verdict"] not in ("holds", "not tested here")]
+        return self.claims is not None and not missed
+
+
+def run(
+    sweep: Sweep,
+    folder: Path,
+    cores: str = "all",
+    retry: bool = False,
+    snakemake: Sequence[str] = (),
+    echo: Echo = print,
+) -> list[Outcome]:
+    """Execute the jobs that have no result yet, and gather all results of the sweep.
+
+    Parameters
+    ----------
+    sweep : the jobs.
+    folder : where results are kept: new, empty, or of an earlier run of this sweep.
+    cores : how many jobs run at once on this machine, or "all".
+    retry : also those that failed before.
+    snakemake : further arguments for Snakemake.
+    echo : receives a line of progress now and then.
+
+    Raises
+    ------
+    BadInput : the folder or Snakemake's arguments are refused; nothing was written.
+    KeyboardInterrupt : with a message that says how to go on.
+    """
+    from cotbook.grid import page, table
+
+    if find_spec("snakemake") is None:
+        raise BadInput("sweeps need Snakemake: pip install 'cotflow[sweep]'")
+    _refuse_foreign(folder, sweep)
+    new = not folder.exists()
+    with _held(folder):
+        _sweep_out(folder, snakemake)
+        wanted = _wanted(sweep, folder, retry)
+        for job in wanted:
+            shutil.rmtree(folder / FAILED / job.id, ignore_errors=True)
+        _write(folder / PLAN, json.dumps(plan(sweep, wanted), indent=1) + "\n")
+        echo(_opening(sweep, folder, wanted))
+        if wanted:
+            code = _snakemake(folder, cores, snakemake, wanted, echo)
+            if code == 2 and not any(_finished(folder, job) for job in wanted):
+                reason = _last_line(folder / LOG)
+                if new:
+                    shutil.rmtree(folder)
+                raise BadInput(f"Snakemake did not accept its arguments: {reason}")
+        outcomes = [outcome(folder, job, job in wanted) for job in sweep.jobs]
+        _write(folder / TABLE, table.csv_text(sweep, outcomes))
+        _write(folder / PAGE, page.html_text(sweep, outcomes, folder))
+    return outcomes
+
+
+def show(sweep: Sweep, folder: Path, retry: bool, snakemake: Sequence[str]) -> int:
+    """Let Snakemake say what it would do; write nothing."""
+    from tempfile import TemporaryDirectory
+
+    wanted = _wanted(sweep, folder, retry)
+    with TemporaryDirectory() as scratch:
+        path = Path(scratch) / PLAN
+        _write(path, json.dumps(plan(sweep, wanted)))
+        return subprocess.run(_command(Path(scratch), path, "all", snakemake)).returncode
+
+
+def _wanted(sweep: Sweep, folder: Path, retry: bool) -> list[Job]:
+    return [
+        job
+        for job in sweep.jobs
+        if not _finished(folder, job) and (retry or not _failed(folder, job))
+    ]
+
+
+def plan(sweep: Sweep, wanted: Sequence[Job]) -> dict[str, Any]:
+    """The configuration of the Snakefile."""
+    return {
+        "sweep": sweep.name,
+        "chapter": sweep.chapter,
+        "profile": sweep.profile,
+        "jobs": {job.id: job.record() for job in sweep.jobs},
+        "wanted": [job.id for job in wanted],
+    }
+
+
+def outcome(folder: Path, job: Job, attempted: bool) -> Outcome:
+    log = folder / LOGS / f"{job.id}.log"
+    if _finished(folder, job):
+        text = (folder / JOBS / job.id / "claims.json").read_text(encoding="utf-8")
+        return Outcome(job, json.loads(text), None, log)
+    if _failed(folder, job):
+        text = (folder / FAILED / job.id / REASON).read_text(encoding="utf-8")
+        return Outcome(job, None, text.strip(), log)
+    if not attempted:
+        return Outcome(job, None, None, log)
+    if said := _last_line(log):
+        return Outcome(job, None, f"it ended without a result: {said}", log)
+    said = _last_line(folder / LOG)
+    return Outcome(job, None, f"Snakemake left it without a result: {said}", folder / LOG)
+
+
+def _finished(folder: Path, job: Job) -> bool:
+    return (folder / JOBS / job.id / "claims.json").exists()
+
+
+def _failed(folder: Path, job: Job) -> bool:
+    return (folder / FAILED / job.id / REASON).exists()
+
+
+def remote(snakemake: Sequence[str]) -> bool:
+    """Whether the jobs run, or may run, on other machines."""
+    names = [argument.split("=")[0] for argument in snakemake]
+    chosen = any(name in ("--executor", "-e", "--profile", "--workflow-profile") for name in names)
+    return chosen or "SNAKEMAKE_PROFILE" in os.environ
+
+
+def shows_only(snakemake: Sequence[str]) -> bool:
+    return any(argument in SHOWS for argument in snakemake)
+
+
+def _refuse_foreign(folder: Path, sweep: Sweep) -> None:
+    """Results of something else are not mixed with this sweep's."""
+    try:
+        if not folder.exists() or not any(folder.iterdir()):
+            return
+        found = json.loads((folder / PLAN).read_text(encoding="utf-8"))["chapter"]
+    except (OSError, ValueError, KeyError, TypeError):
+        found = None
+    if found != sweep.chapter:
+        held = f"which holds a sweep of {found}" if found else "which holds something else"
+        raise BadInput(
+            f"expected a new folder, or one of a sweep of {sweep.chapter}, "
+            f"received {folder}, {held}"
+        )
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """The folder for this process alone; the system lets go when the process ends, however."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise BadInput(f"cannot write in {folder}: {reason}") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BadInput(f"another run of this sweep is at work in {folder}") from None
+        yield
+
+
+def _sweep_out(folder: Path, snakemake: Sequence[str]) -> None:
+    """Remove what a killed run left of unfinished jobs: hidden workshops and empty places."""
+    if remote(snakemake):  # jobs of a cluster outlive the run that submitted them
+        return
+    for entry in (folder / JOBS).glob("*"):
+        if entry.name.startswith("."):
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            with suppress(OSError):  # a result stays
+                entry.rmdir()
+
+
+def _write(path: Path, text: str) -> None:
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text, encoding="utf-8", errors="backslashreplace")
+    os.replace(part, path)
+
+
+def _last_line(path: Path) -> str:
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    except OSError:
+        return ""
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+def _command(
+    directory: Path, configuration: Path, cores: str, snakemake: Sequence[str]
+) -> list[str]:
+    own = any(re.fullmatch(OWN_CORES, argument.split("=")[0]) for argument in snakemake)
+    return [
+        *(sys.executable, "-m", "snakemake"),
+        *("--snakefile", str(SNAKEFILE), "--configfile", str(configuration)),
+        *("--directory", str(directory)),
+        # One crash does not stop the others. A result in place is complete, whatever Snakemake
+        # had noted of its job when it was killed; and this run alone holds the folder.
+        *("--keep-going", "--ignore-incomplete", "--rerun-incomplete", "--nolock"),
+        # The folder's name decides whether a result is current.
+        *("--rerun-triggers", "input"),
+        *([] if own else ["--cores", cores]),
+        *snakemake,
+    ]
+
+
+def _snakemake(
+    folder: Path, cores: str, snakemake: Sequence[str], wanted: Sequence[Job], echo: Echo
+) -> int:
+    """Run Snakemake to its end and tell of every job that ends meanwhile."""
+    previous = {}
+    if threading.current_thread() is threading.main_thread():
+        previous = {signal.SIGTERM: signal.signal(signal.SIGTERM, signal.default_int_handler)}
+    command = _command(folder, folder / PLAN, cores, snakemake)
+    told = _Teller(folder, wanted, echo)
+    with (folder / LOG).open("ab") as log:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")},
+            start_new_session=True,
+            preexec_fn=end_with_parent,
+        )
+        try:
+            while process.poll() is None:
+                told.look()
+                time.sleep(POLL)
+        except KeyboardInterrupt:
+            _stop(process)
+            _sweep_out(folder, snakemake)
+            done = sum(_finished(folder, job) for job in wanted)
+            raise KeyboardInterrupt(
+                f"Interrupted: nothing half-written was left behind. {done} of {len(wanted)} jobs "
+                "are finished and kept; the same command goes on with the others."
+            ) from None
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+    told.look()
+    _sweep_out(folder, snakemake)
+    return process.returncode
+
+
+def _stop(process: subprocess.Popen) -> None:
+    """Ctrl-C for Snakemake and its jobs; whoever does not heed it in time is killed."""
+    for number in (signal.SIGINT, signal.SIGKILL):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
+            process.wait(PATIENCE)
+            return
+
+
+class _Teller:
+    """Tells of jobs as their results appear, and every now and then that some are at work."""
+
+    def __init__(self, folder: Path, wanted: Sequence[Job], echo: Echo):
+        self.folder, self.echo = folder, echo
+        self.waiting = list(wanted)
+        self.count = len(wanted)
+        self.started = self.spoken = time.monotonic()
+
+    def look(self) -> None:
+        for job in list(self.waiting):
+            if not (_finished(self.folder, job) or _failed(self.folder, job)):
+                continue
+            self.waiting.remove(job)
+            found = outcome(self.folder, job, True)
+            self._say(f"{self._ended()} {job.label}: {_ending(found)}")
+        if time.monotonic() - self.spoken > HEARTBEAT:
+            self._say(f"{self._ended()} … {time.monotonic() - self.started:.0f} s")
+
+    def _ended(self) -> str:
+        return f"[{self.count - len(self.waiting)}/{self.count}]"
+
+    def _say(self, line: str) -> None:
+        self.echo(line)
+        self.spoken = time.monotonic()
+
+
+def _ending(found: Outcome) -> str:
+    return found.failure or f"claims: {tally(found.claims or [])}"
+
+
+def _opening(sweep: Sweep, folder: Path, wanted: Sequence[Job]) -> str:
+    kept = sum(_finished(folder, job) for job in sweep.jobs)
+    failed = sum(_failed(folder, job) for job in sweep.jobs)
+    words = [f"{sweep.chapter}: jobs: {len(sweep.jobs)}", f"finished before: {kept}"]
+    if failed:
+        words.append(f"failed before: {failed} (--retry runs them again)")
+    return ", ".join([*words, f"to do: {len(wanted)}"])

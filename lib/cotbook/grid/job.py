@@ -1,0 +1,92 @@
+"""One job of a sweep, in a process of its own: ``python -m cotbook.grid.job JOB``.
+
+JOB is the record of a :class:`cotbook.grid.file.Job` as JSON. A chapter that reaches its
+end leaves ``jobs/<id>/``, whatever its claims say; one that crashes leaves ``failed/<id>/``.
+Either folder appears at once and complete.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import re
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+JOBS, FAILED = Path("jobs"), Path("failed")
+REASON = "failure.txt"
+DEATHSIG = 1  # PR_SET_PDEATHSIG of <linux/prctl.h>
+
+
+def end_with_parent() -> None:
+    """Have this process killed when its parent dies (Linux): no orphan computes on."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(DEATHSIG, signal.SIGKILL)
+
+
+def perform(job: dict) -> int:
+    """Execute the job's chapter beside its place, then move the result into place."""
+    from cotbook.grid import file
+    from cotbook.parameters import ParameterError
+    from cotbook.run import runs
+    from cotbook.run.tree import BadInput, chapter
+
+    result, failed = JOBS / job["id"], FAILED / job["id"]
+    if (result / "claims.json").exists():
+        return 0
+    source = chapter(Path(job["root"]), job["chapter"])
+    if not job["id"].endswith(file.digest(file.state_of(source), job["values"])):
+        print(
+            f"{source.name} or the library is not the one that the sweep began with: start it anew",
+            file=sys.stderr,
+        )
+        return 2
+    with runs.workshop_beside(result) as workshop:
+        made = workshop / "made"
+        try:
+            done = runs.perform(source, job["values"], job["given"], made)
+        except (BadInput, ParameterError) as error:  # values that do not fit together
+            made.mkdir()
+            done = runs.Execution(made, [], str(error), crashed=True)
+        if done.failure:
+            print(done.failure, file=sys.stderr)
+        if done.crashed:
+            _print_traceback(made / f"{source.name}.ipynb")
+            (made / REASON).write_text(f"{done.failure}\n", encoding="utf-8")
+        place = failed if done.crashed else result
+        place.parent.mkdir(exist_ok=True)
+        shutil.rmtree(failed, ignore_errors=True)
+        try:
+            os.replace(made, place)
+        except OSError:  # the same job, started by a run that was killed, came first
+            return int(not (result / "claims.json").exists())
+    return int(done.crashed)
+
+
+def _print_traceback(notebook: Path) -> None:
+    """Copy the traceback of the crashed cell into the log, without the colours."""
+    if not notebook.exists():
+        return
+    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+        for output in cell.get("outputs", []):
+            if output["output_type"] == "error":
+                text = "\n".join(output["traceback"])
+                print(re.sub(r"\x1b\[[0-9;]*m", "", text), file=sys.stderr)
+
+
+def main() -> int:
+    end_with_parent()
+    # a sweep started in the background may ignore Ctrl-C, and its children inherit that
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+    try:
+        return perform(json.loads(sys.argv[1]))
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

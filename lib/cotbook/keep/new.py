@@ -1,0 +1,75 @@
+"""A new chapter from ``book/_template``: its text, its profiles and its place in the contents."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from cotbook.run.tree import BadInput, chapters
+
+PROFILES = ("default", "smoke", "paper")
+
+
+def new(root: Path, name: str, title: str, after: str | None = None) -> list[Path]:
+    """Write the files of a chapter that passes every check, and return them.
+
+    Parameters
+    ----------
+    name : lower-case words with hyphens; the text becomes ``book/<name>.md``.
+    after : the chapter that it follows in the contents, by default the last one.
+
+    Raises
+    ------
+    BadInput : the name is taken or malformed, or there is no such chapter; nothing was written.
+    """
+    text = root / "book" / f"{name}.md"
+    if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name):
+        raise BadInput(f"expected a name like 'deep-limit', received {name!r}")
+    if text.exists():
+        raise BadInput(f"{text} is there already")
+    contents = (root / "_toc.yml").read_text(encoding="utf-8")
+    listed = re.findall(r"^ *- file: book/([\w-]+)$", contents, re.MULTILINE)
+    placed = [entry for entry in listed if entry in chapters(root)]
+    after = after or (placed[-1] if placed else "")
+    if after not in placed:
+        raise BadInput(f"expected a chapter of the contents to follow, received {after!r}")
+
+    def filled(template: str) -> str:
+        content = (root / "book/_template" / template).read_text(encoding="utf-8")
+        return content.replace("NAME", name).replace("TITLE", title)
+
+    written = {text: filled("chapter.md")}
+    for profile in PROFILES:
+        path = root / "book/profiles" / f"{profile}.yml"
+        written[path] = _insert(path.read_text(encoding="utf-8"), after, filled(f"{profile}.yml"))
+    line = re.compile(rf"^( *- file: book/){after}\n", re.MULTILINE)
+    written[root / "_toc.yml"] = line.sub(rf"\g<0>\g<1>{name}\n", contents, count=1)
+    _write_all(written)
+    return list(written)
+
+
+def _insert(profile: str, after: str, block: str) -> str:
+    """A profile's text with a block put behind the one of another chapter, or at the end."""
+    found = re.search(rf"^{after}:.*\n(?:(?:[ \t].*)?\n)*", profile, re.MULTILINE)
+    cut = found.end() if found else len(profile)
+    parts = (profile[:cut], block, profile[cut:])
+    return "\n\n".join(part.strip("\n") for part in parts if part.strip()) + "\n"
+
+
+def _write_all(texts: dict[Path, str]) -> None:
+    """All files or none."""
+    before = {path: path.read_bytes() if path.exists() else None for path in texts}
+    try:
+        for path, text in texts.items():
+            beside = path.with_name(f".{path.name}.new")
+            beside.write_text(text, encoding="utf-8")
+            os.replace(beside, path)
+    except BaseException:
+        for path, content in before.items():
+            path.with_name(f".{path.name}.new").unlink(missing_ok=True)
+            if content is None:
+                path.unlink(missing_ok=True)
+            else:
+                path.write_bytes(content)
+        raise

@@ -1,0 +1,1 @@
+"""Chapters as programs: where they are, their profiles, their runs."""

@@ -1,0 +1,114 @@
+"""What the chapters recorded about themselves, read from the notebooks that this build executed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import nbformat
+from jupyter_cache import get_cache
+from sphinx.environment import BuildEnvironment
+from sphinx.errors import SphinxError
+
+from cotbook.chapter import CLAIM_MIME, EXECUTION_MIME
+from cotbook.provenance import library_hash
+
+
+class LedgerError(SphinxError):
+    """The build has no valid record of what a page is about to show."""
+
+    category = "Ledger error"
+
+
+@dataclass(frozen=True)
+class Executed:
+    """One executed chapter: its claims in the order of the page, and its execution record."""
+
+    docname: str
+    claims: tuple[dict, ...]
+    execution: dict
+
+
+def notebook_path(env: BuildEnvironment, docname: str) -> Path:
+    """Where MyST-NB leaves the notebook of a page."""
+    return Path(env.mystnb_config.output_folder) / f"{docname}.ipynb"
+
+
+def toc_order(env: BuildEnvironment, docname: str | None = None) -> list[str]:
+    """Every page of the book, as the table of contents lists them."""
+    docname = docname or env.config.root_doc
+    children = env.toctree_includes.get(docname, ())
+    return [docname, *(below for child in children for below in toc_order(env, child))]
+
+
+def restore_outputs(env: BuildEnvironment, docname: str) -> None:
+    """Put the cached outputs back into a page's notebook.
+
+    When the outputs of a page come from the cache, MyST-NB shows them on the page but writes
+    the notebook beside it without them.
+    """
+    path = notebook_path(env, docname)
+    notebook = nbformat.read(path, as_version=4)
+    if any(cell.get("outputs") for cell in notebook.cells):
+        return
+    cache = get_cache(env.mystnb_config.execution_cache_path)
+    try:
+        _, notebook = cache.merge_match_into_notebook(notebook)
+    except KeyError:
+        return
+    nbformat.write(notebook, path)
+
+
+def outputs(notebook: nbformat.NotebookNode, mime: str) -> list[dict]:
+    return [
+        output["data"][mime]
+        for cell in notebook.cells
+        for output in cell.get("outputs", ())
+        if mime in output.get("data", {})
+    ]
+
+
+def has_parameters(notebook: nbformat.NotebookNode) -> bool:
+    return any("parameters" in cell.metadata.get("tags", ()) for cell in notebook.cells)
+
+
+def read(env: BuildEnvironment) -> list[Executed]:
+    """The record of every executed chapter, in the order of the table of contents.
+
+    Raises LedgerError where a record is missing, comes from another state of the library, or
+    carries a verdict that a chapter is not allowed to end with.
+    """
+    current = library_hash()
+    chapters = []
+    for docname in toc_order(env):
+        path = notebook_path(env, docname)
+        if not path.exists():
+            continue
+        notebook = nbformat.read(path, as_version=4)
+        claims = outputs(notebook, CLAIM_MIME)
+        executions = outputs(notebook, EXECUTION_MIME)
+        if not (claims or executions or has_parameters(notebook)):
+            continue
+        if len(executions) != 1:
+            raise LedgerError(
+                f"{docname}: expected one execution record, found {len(executions)}; "
+                "a chapter ends with one cell that calls its `close()`"
+            )
+        chapters.append(check(Executed(docname, tuple(claims), executions[0]), current))
+    return chapters
+
+
+def check(chapter: Executed, current: str) -> Executed:
+    """The chapter itself, once all its records are known to be valid."""
+    for record in (*chapter.claims, chapter.execution):
+        name = f"{chapter.docname}, {record.get('name', 'execution record')}"
+        if record["library_hash"] != current:
+            raise LedgerError(
+                f"{name}: the result comes from library {record['library_hash']}, the library is "
+                f"now {current}; build again from `make clean`"
+            )
+        if record["chapter"] != chapter.docname.rpartition("/")[2]:
+            raise LedgerError(f"{name}: the record says it belongs to {record['chapter']!r}")
+        if record.get("verdict") in ("fails", "inconclusive"):
+            raise LedgerError(f"{name}: {record['verdict']}, and comes after the chapter's close")
+    return chapter

@@ -1,0 +1,134 @@
+"""What the energy estimate bounds along a flow before it is run: no blow-up, and how stable it is.
+
+Norms |·| of matrices are Frobenius norms, ‖·‖ operator norms. Source: [C], proofs in the chapter
+on well-posedness.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cotflow.adjoint.gradient import Gradient
+from cotflow.measure.observables import largest_layer
+from cotflow.network.residual import ResidualNet, mean_field_net
+from cotflow.network.weights import Weights
+
+
+@dataclass(frozen=True)
+class NoBlowUp:
+    """Bounds on [0, t] that hold at every depth and in every layer, one number a run.
+
+    Attributes
+    ----------
+    E : √(tℓ(0)), how far the weights can move in the layer metric.
+    G : K_σ c ‖V‖_{L²}‖W‖_{L²} with both norms at their largest; e^G bounds a sweep's growth.
+    H : largest |h_{k,i}|.
+    P : largest (1/n)Σ_i |p_{k,i}|.
+    rate : K_σ c H P, with (|V_k| + |W_k|)′ ≤ rate·(|V_k| + |W_k|).
+    log_layer : natural logarithm of the bound on sup_k (|V_k| + |W_k|).
+    """
+
+    E: Float[Tensor, "*runs"]
+    G: Float[Tensor, "*runs"]
+    H: Float[Tensor, "*runs"]
+    P: Float[Tensor, "*runs"]
+    rate: Float[Tensor, "*runs"]
+    log_layer: Float[Tensor, "*runs"]
+
+
+def no_blow_up(
+    net: ResidualNet,
+    weights: Weights,
+    x: Float[Tensor, "*data n d"],
+    loss: Float[Tensor, "*runs"],
+    time: float,
+) -> NoBlowUp:
+    """sup_k (|V_k| + |W_k|)(t) ≤ sup_k (|V_k| + |W_k|)(0)·exp(K_σ c H P t), c = c_m c_q, with
+
+    E = √(tℓ(0)),  G = K_σ c (‖V(0)‖_{L²} + E)(‖W(0)‖_{L²} + E),
+    H = (‖A(0)‖ + E) max|x_i| e^G,  P = 2(‖B(0)‖ + E)√(c_ℓ ℓ(0)) e^G,
+
+    ‖V‖²_{L²} = (1/L)Σ_k |V_k|². E is left out where a parameter is not trained.
+
+    Parameters
+    ----------
+    weights, loss : at time 0.
+    """
+    _require_layer_flow(net, weights)
+    E = (time * loss).sqrt()
+
+    def reach(name: str) -> Tensor:
+        value = getattr(weights, name)
+        if name in ("A", "B"):
+            start = torch.linalg.matrix_norm(value, ord=2)
+        else:
+            start = value.square().sum((-2, -1)).mean(-1).sqrt()
+        return start + E if name in net.trained else start
+
+    c = _gain(net, weights)
+    G = c * reach("V") * reach("W")
+    H = reach("A") * x.norm(dim=-1).amax(-1) * G.exp()
+    P = 2.0 * reach("B") * (net.loss_factor * loss).sqrt() * G.exp()
+    rate = c * H * P
+    return NoBlowUp(E, G, H, P, rate, largest_layer(weights).log() + rate * time)
+
+
+def layer_rate(net: ResidualNet, weights: Weights, at: Gradient) -> Float[Tensor, "*runs"]:
+    """ρ = K_σ c max_k (1/n)Σ_i |p_{k,i}||h_{k−1,i}|, measured on one state of a run.
+
+    The flow obeys (|V_k| + |W_k|)′ ≤ ρ(|V_k| + |W_k|) there, and one explicit Euler step of size
+    η multiplies |V_k| + |W_k| by 1 + ηρ at most.
+    """
+    _require_layer_flow(net, weights)
+    h, p = at.states[..., :-1, :, :].norm(dim=-1), at.adjoints[..., 1:, :, :].norm(dim=-1)
+    return _gain(net, weights) * (h * p).mean(-1).amax(-1)
+
+
+def semiconvexity(
+    net: ResidualNet, weights: Weights, at: Gradient, y: Float[Tensor, "*data n dy"]
+) -> Float[Tensor, "*runs"]:
+    """C with d²/dτ² L(θ + τξ) ≥ −C|ξ|² at τ = 0, |ξ|² = (1/(LM))Σ_{k,j} |ξ_{k,j}|², where
+
+    C = r D (K₂U(X + aR)² + 2K₁(X + 2aR)),  D = e^{K₁R²/2},  a = D(σ₀ + K₁XR),
+
+    U = max|u|, R² = (1/(LM))Σ|ω|², X = max √(1 + |x_{k,i}|²), r = (1/n)Σ|x_{L,i} − y_i|,
+    K₁ = sup|σ′|, K₂ = sup|σ″|, σ₀ = |σ(0)|. For ``mean_field_net`` with A = B = I.
+    """
+    if net != mean_field_net(net.activation, trained=net.trained):
+        raise ValueError(f"semi-convexity: expected a net made by mean_field_net, received {net}")
+    eye = torch.eye(weights.state, dtype=weights.V.dtype, device=weights.V.device)
+    for name, value in (("A", weights.A), ("B", weights.B)):
+        if value.shape[-2:] != eye.shape or bool((value != eye).any()):
+            raise ValueError(f"semi-convexity: expected {name} = I, received another {name}")
+    K1, K2 = net.activation.lipschitz, net.activation.curvature
+    sigma0 = net.activation(weights.V.new_zeros(())).abs()
+    U = weights.V.norm(dim=-2).amax((-2, -1))
+    moment = weights.V.square().sum(-2) + weights.W.square().sum(-1)
+    if weights.b is not None:
+        moment = moment + weights.b.square()
+    R = moment.mean((-2, -1)).sqrt()
+    X = (1.0 + at.states.square().sum(-1)).sqrt().amax((-2, -1))
+    r = (at.states[..., -1, :, :] - y).norm(dim=-1).mean(-1)
+    D = (0.5 * K1 * R.square()).exp()
+    a = D * (sigma0 + K1 * X * R)
+    return r * D * (K2 * U * (X + a * R).square() + 2.0 * K1 * (X + 2.0 * a * R))
+
+
+def _gain(net: ResidualNet, weights: Weights) -> float:
+    """K_σ c_m c_q."""
+    scale = net.residual_scale(1, weights.width) * net.input_scale(weights.state)
+    return net.activation.lipschitz * scale
+
+
+def _require_layer_flow(net: ResidualNet, weights: Weights) -> None:
+    plain = net.metric == "layer" and not net.speed and net.depth_exponent == 1.0
+    origin = float(net.activation(weights.V.new_zeros(()))) == 0.0
+    if not plain or not origin or weights.b is not None:
+        raise ValueError(
+            "no blow-up: expected a net without bias, with σ(0) = 0, depth exponent 1 and the "
+            f"layer metric without extra speeds, received {net}"
+        )

@@ -1,0 +1,94 @@
+"""The maps of single layers: Lipschitz constants where they are used, Jacobians, volumes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.func import jvp, vjp
+
+from cotflow.network.residual import ResidualNet
+from cotflow.network.weights import Weights
+
+
+def sample_norms(values: Float[Tensor, "*batch ..."], batch: int = 1) -> Float[Tensor, "*batch"]:
+    """Euclidean norm of each sample: over all axes but the first ``batch``."""
+    return values.flatten(batch).norm(dim=-1)
+
+
+@torch.no_grad()
+def jacobian_norms(
+    f: Callable[[int, Tensor], Tensor],
+    states: Float[Tensor, "layers *batch ..."],
+    iterations: int,
+    generator: torch.Generator,
+    batch: int = 1,
+) -> Float[Tensor, "L *batch"]:
+    """‖D_hf(k, h_{k,i})‖₂ for every layer k and sample i, from below.
+
+    Power iteration on DᵀD, each product one forward and one backward derivative. Its value never
+    exceeds the norm and grows with the iterations: an estimate of a Lipschitz constant, never a
+    bound. Samples, the first ``batch`` axes of a state, must not see each other in f.
+    """
+    norms = []
+    for k, h in enumerate(states[:-1]):
+        v = torch.randn(h.shape, generator=generator, dtype=h.dtype, device=h.device)
+        _, pull = vjp(lambda x, k=k: f(k, x), h)
+        for _ in range(iterations):
+            v = v / sample_norms(v, batch).reshape(*v.shape[:batch], *[1] * (v.ndim - batch))
+            pushed = jvp(lambda x, k=k: f(k, x), (h,), (v,))[1]
+            v = pull(pushed)[0]
+        norms.append(sample_norms(pushed, batch))
+    return torch.stack(norms)
+
+
+@torch.no_grad()
+def secants(
+    f: Callable[[int, Tensor], Tensor],
+    first: Float[Tensor, "L *batch ..."],
+    second: Float[Tensor, "L *batch ..."],
+    batch: int = 1,
+) -> Float[Tensor, "L *batch"]:
+    """|f(k, y_k) − f(k, x_k)| / |y_k − x_k|, for every layer k and sample; nan where x_k = y_k.
+
+    The only Lipschitz quotients that a comparison of two trajectories asks for.
+    """
+    return torch.stack(
+        [
+            sample_norms(f(k, y) - f(k, x), batch) / sample_norms(y - x, batch)
+            for k, (x, y) in enumerate(zip(first, second, strict=True))
+        ]
+    )
+
+
+def layer_lipschitz(net: ResidualNet, weights: Weights) -> Float[Tensor, "*runs L"]:
+    """a_k = L^{−β} c_m c_q K_σ ‖V_k‖ ‖W_k‖ ≥ Lip of h ↦ L^{−β} c_m V_k σ(c_q W_k h + b_k).
+
+    Operator norms. Where a_k < 1 the layer h ↦ h + (its residual) is a homeomorphism of R^q, and
+    a_k is exact for the identity activation with W_k orthogonal.
+    """
+    scale = net.residual_scale(weights.depth, weights.width) * net.input_scale(weights.state)
+    norms = torch.linalg.matrix_norm(weights.V, 2) * torch.linalg.matrix_norm(weights.W, 2)
+    return scale * net.activation.lipschitz * norms
+
+
+def jacobians(
+    net: ResidualNet, weights: Weights, h: Float[Tensor, "n q"]
+) -> Float[Tensor, "*runs n q q"]:
+    """D h_L / D h_0 at the states h_0 = h, row by row by automatic differentiation.
+
+    The embeddings A and B play no part: B·J·A is the derivative of the network's output.
+    """
+    runs, q = weights.V.shape[:-3], weights.state
+    identity = torch.eye(q, dtype=h.dtype, device=h.device).expand(*runs, q, q)
+    start = h.detach().expand(*runs, *h.shape).requires_grad_()
+    with torch.enable_grad():
+        end = net(replace(weights, A=identity, B=identity), start)
+        rows = [
+            torch.autograd.grad(end[..., i].sum(), start, retain_graph=i + 1 < q)[0]
+            for i in range(q)
+        ]
+    return torch.stack(rows, dim=-2)

@@ -1,0 +1,333 @@
+"""|∂ℓ|² ≥ µℓ near a start with V = 0: constants of [M] Prop. 5, Prop. 8, Thm 6, and sharper ones.
+
+The ball of radius M around (Ā, Z̄, B̄), [M] Definition 1: ‖A − Ā‖_F ≤ M, ‖B − B̄‖_F ≤ M and
+‖V_k − V̄_k‖_F + ‖W_k − W̄_k‖_F ≤ M for every layer. Matrices Σ_k = [σ(c_q W_k h_{k−1,i})]_i are m×n.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cotflow.adjoint.gradient import Gradient
+from cotflow.network.activations import Activation
+from cotflow.network.residual import ResidualNet
+from cotflow.network.weights import Weights
+
+
+def pl_constant(at: Gradient) -> Float[Tensor, "*runs"]:
+    """(‖∂_Aℓ‖² + LΣ_k‖∂_{Z_k}ℓ‖² + ‖∂_Bℓ‖²)/ℓ over the trained parts, [M] Definition 1."""
+    return at.slope_squared / at.loss
+
+
+@dataclass(frozen=True)
+class Proposition5:
+    """[M] Prop. 5 for ‖x_i‖ = √q, q ≥ d + d′: if m ≥ c₁n and L ≥ c₂√(nq), then with probability
+    1 − δ the (M, µ)-local PL condition holds at the start, M = c₃/√(nq) and µ = c₄/(n√(nq)).
+
+    Attributes
+    ----------
+    order, coefficient : r ≥ 2 and |η_r(σ)|.
+    width, depth : c₁n and c₂√(nq).
+    radius : M.
+    constant : µ as the proof gives it; :attr:`stated` is the smaller c₄/(n√n·q) of the statement.
+    """
+
+    order: int
+    coefficient: float
+    bound: float
+    samples: int
+    state: int
+    c1: float
+    c2: float
+    c3: float
+    c4: float
+
+    @property
+    def width(self) -> float:
+        return self.c1 * self.samples
+
+    @property
+    def depth(self) -> float:
+        return self.c2 * math.sqrt(self.samples * self.state)
+
+    @property
+    def radius(self) -> float:
+        return self.c3 / math.sqrt(self.samples * self.state)
+
+    @property
+    def constant(self) -> float:
+        return self.c4 / (self.samples * math.sqrt(self.samples * self.state))
+
+    @property
+    def stated(self) -> float:
+        return self.c4 / (self.samples**1.5 * self.state)
+
+    def failure(self, width: int, inputs: int, proxy: float = 1.0) -> dict[str, float]:
+        """The three parts of δ at width m and input dimension d; ``proxy`` is v_x², the
+        sub-Gaussian proxy of √(d/q)·x. A part above 1 says nothing."""
+        n = self.samples
+        coherence = (3.0 / (4.0 * n)) ** (2.0 / self.order) * inputs / (2.0 * proxy)
+        return {
+            "norm of W": math.exp(-self.state * width / 16.0),
+            "features": feature_failure(n, width, self.coefficient, self.bound),
+            "coherence of the data": 2.0 * n**2 * math.exp(-coherence),
+        }
+
+
+def proposition_5(
+    activation: Activation, order: int, coefficient: float, samples: int, state: int
+) -> Proposition5:
+    """c₁ = max(2¹⁰K²e^{4√2K}/η², 1), c₂ = 128K²e^{2√2K}/η, c₃ = min(η/(32√2K), ½),
+    c₄ = η³/(2¹⁴K²e^{6√2K}), with K = sup|σ′| and η = |η_r|."""
+    eta, K, root = abs(coefficient), activation.lipschitz, math.sqrt(2.0)
+    if not 0.0 < eta < math.inf or order < 2:
+        raise ValueError(
+            f"[M] Prop. 5: expected an order ≥ 2 with a coefficient ≠ 0, received {order}, {eta}"
+        )
+    return Proposition5(
+        order, eta, activation.bound, samples, state,
+        c1=max(2.0**10 * K**2 * math.exp(4 * root * K) / eta**2, 1.0),
+        c2=128.0 * K**2 * math.exp(2 * root * K) / eta,
+        c3=min(eta / (32.0 * root * K), 0.5),
+        c4=eta**3 / (2.0**14 * K**2 * math.exp(6 * root * K)),
+    )  # fmt: skip
+
+
+# −log of e^{−δ}/(1 − δ)^{1−δ} at δ = ¾, over 4: what the Chernoff bound gives at a quarter.
+FEATURE_EXPONENT = (0.75 + 0.25 * math.log(0.25)) / 4.0
+PRINTED_EXPONENT = 3.0 / 64.0
+
+
+def feature_failure(
+    samples: int,
+    width: int,
+    coefficient: float,
+    bound: float,
+    exponent: float = PRINTED_EXPONENT,
+) -> float:
+    """n exp(−a·m η²/(M_σ² n)) ≥ P(s_min(σ(WX)) < ¼√m|η|), given |⟨x_i, x_j⟩|^r ≤ 3/(4n) for unit x.
+
+    a = 3/64 as printed in [M] (Lemma 21); the matrix Chernoff bound gives a = 0.1008
+    (:data:`FEATURE_EXPONENT`), and 9/128 in its simplest form. Void (n) for unbounded σ.
+    """
+    return samples * math.exp(-exponent * width * coefficient**2 / (bound**2 * samples))
+
+
+@dataclass(frozen=True)
+class Theorem6:
+    """[M] Thm 6 where Prop. 5 holds: (1/n)Σ|y_i|² ≤ C gives ℓ(t) ≤ exp(−c₄t/(n√n·q)) ℓ(0).
+
+    Attributes
+    ----------
+    log10_K : log₁₀ of K = max(sup‖∂₁f‖, sup‖∂₂f‖) over ‖h‖ ≤ e^{K₁}M_AM_X, ‖V‖_F + ‖W‖_F ≤ M_Z.
+    log10_log10_C : log₁₀(−log₁₀ C) with that K.
+    kind_K, kind_log10_C : K and log₁₀ C when the suprema are taken over the ball alone, ‖V‖ ≤ M
+        and ‖W‖ ≤ √(2qm) + M.
+    """
+
+    log10_K: float
+    log10_log10_C: float
+    kind_K: float
+    kind_log10_C: float
+
+
+def theorem_6(five: Proposition5, lipschitz: float, width: float) -> Theorem6:
+    """C = c₃²c₄²/(64n⁴q³ max(M_BK, M_BM_X, M_AM_X)² e^{2K}), M_A = M_B = 1 + M, M_X = √q and
+    M_Z = √(2qm) + M, for two-layer residuals of width m."""
+    n, q, M, ln10 = five.samples, five.state, five.radius, math.log(10.0)
+    c = lipschitz / math.sqrt(width * q)
+    M_A, M_X, M_W = 1.0 + M, math.sqrt(q), math.sqrt(2.0 * q * width) + M
+    log_prefactor = 2.0 * math.log(five.c3 * five.c4) - math.log(64.0 * n**4 * q**3)
+
+    def log10_C(K: float) -> float:
+        largest = M_A * max(K, M_X)
+        return (log_prefactor - 2.0 * math.log(largest) - 2.0 * K) / ln10
+
+    kind_K1 = c * M * M_W
+    kind_K = max(kind_K1, c * M_W * math.exp(kind_K1) * M_A * M_X)
+    K1 = c * M_W**2 / 4.0
+    log10_K = max(math.log10(K1), math.log10(c * M_W * M_A * M_X) + K1 / ln10)
+    # The tower e^{2K} outweighs every other factor once K is large.
+    tower = log10_K + math.log10(2.0 / ln10)
+    exact = math.log10(-log10_C(10.0**log10_K)) if log10_K < 100 else tower
+    return Theorem6(log10_K, exact, kind_K, log10_C(kind_K))
+
+
+def proposition_8(
+    constant: float, radius: float, K: float, A: float, B: float, x_bound: float
+) -> float:
+    """The largest ℓ(0) with µ ≥ max(M_BK, M_BM_X, M_AM_X)·8e^K √ℓ(0)/M, [M] Prop. 8.
+
+    Parameters
+    ----------
+    constant, radius : µ and M of the local PL condition.
+    K : bound on ‖∂₁f‖ and ‖∂₂f‖ over the ball, e.g. :meth:`StartNorms.derivatives`.
+    A, B : operator norms at the start; M_A = ‖A‖ + M, M_B = ‖B‖ + M.
+    """
+    M_A, M_B = A + radius, B + radius
+    largest = max(M_B * K, M_B * x_bound, M_A * x_bound)
+    return (constant * radius / (8.0 * math.exp(K) * largest)) ** 2
+
+
+@dataclass(frozen=True)
+class StartBound:
+    """What holds in the whole ball of radius M around a start with V = 0.
+
+    Attributes
+    ----------
+    radius : M.
+    constant : µ with |∂ℓ|² ≥ µℓ in the ball, for all targets; 0 where the ball is too large.
+    speed : S with max(‖Ȧ‖_F, max_k(‖V̇_k‖_F + ‖Ẇ_k‖_F), ‖Ḃ‖_F) ≤ S√ℓ in the ball.
+    """
+
+    radius: float
+    constant: float
+    speed: float
+
+    @property
+    def largest_loss(self) -> float:
+        """ℓ(0) below (µM/2S)² never leaves the ball, and then ℓ(t) ≤ e^{−µt}ℓ(0)."""
+        return (self.constant * self.radius / (2.0 * self.speed)) ** 2
+
+
+@dataclass(frozen=True)
+class StartNorms:
+    """The numbers of a start with V = 0 from which its local PL constant follows.
+
+    Attributes
+    ----------
+    depth, samples : L, n.
+    scales : c_m, c_q of the network, e.g. 1/√m, 1/√q.
+    lipschitz, loss_factor : sup|σ′| and c_ℓ.
+    A, B, least_B : ‖A‖, ‖B‖ and σ_min(Bᵀ), operator norms.
+    x : max_i|x_i|.
+    W : ‖W_k‖ for every layer.
+    least : s_k = s_min(Σ_k) for every layer.
+
+    Source: [C], proof in the chapter on long training times.
+    """
+
+    depth: int
+    samples: int
+    scales: tuple[float, float]
+    lipschitz: float
+    loss_factor: float
+    A: float
+    B: float
+    least_B: float
+    x: float
+    W: Float[Tensor, " L"]
+    least: Float[Tensor, " L"]
+
+    def bound(self, radius: float) -> StartBound:
+        """µ = (4c_ℓc_m²/n) mean_k(s_k − Δ_k)₊² (σ_min(B) − M)₊² (1 − g/L)₊^{2L} at radius M.
+
+        With w = max_k‖W_k‖, g = Kc_mc_qM(w + M), H = (‖A‖ + M)|x|e^g and
+        D = M|x| + (e^g − 1)(‖A‖ + M)|x|:  Δ_k = √n·K c_q(MH + ‖W_k‖D), and
+        S = 2√c_ℓ·max((‖B‖ + M)e^g·max(gH/M, |x|), H). For every L ≥ 1, every width, and every
+        activation with σ(0) = 0 and K = sup|σ′| < ∞.
+        """
+        M, (c_m, c_q), K = radius, self.scales, self.lipschitz
+        w = float(self.W.max())
+        g = K * c_m * c_q * M * (w + M)
+        growth, first = math.exp(min(g, 700.0)), (self.A + M) * self.x
+        H, D = growth * first, M * self.x + (growth - 1.0) * first
+        kept = self.least - math.sqrt(self.samples) * K * c_q * (M * H + self.W * D)
+        constant = float(kept.clamp_min(0.0).square().mean())
+        constant *= 4.0 * self.loss_factor * c_m**2 / self.samples
+        constant *= max(self.least_B - M, 0.0) ** 2
+        constant *= max(1.0 - g / self.depth, 0.0) ** (2 * self.depth)
+        adjoint = (self.B + M) * growth
+        speed = max(adjoint * max(g * H / M, self.x), H)
+        return StartBound(M, constant, 2.0 * math.sqrt(self.loss_factor) * speed)
+
+    def derivatives(self, radius: float) -> float:
+        """K: ‖∂₁f‖ ≤ g and ‖∂_Vf‖ + ‖∂_Wf‖ ≤ gH/M in the ball, the larger of the two."""
+        w, (c_m, c_q) = float(self.W.max()), self.scales
+        layer = self.lipschitz * c_m * c_q * (w + radius)
+        g = layer * radius
+        return max(g, layer * (self.A + radius) * self.x * math.exp(min(g, 700.0)))
+
+    def best(self, radii: int = 400) -> StartBound:
+        """The radius, among ``radii`` geometrically spaced ones, that admits the largest loss."""
+        candidates = (self.bound(float(M)) for M in np.geomspace(1e-8, 1.0, radii))
+        return max(candidates, key=lambda bound: bound.largest_loss)
+
+
+def start_norms(net: ResidualNet, weights: Weights, x: Float[Tensor, "n d"]) -> StartNorms:
+    """Measured on one start, in the precision of its weights."""
+    least = least_feature_singular_values(net, weights, x)
+    B = torch.linalg.svdvals(weights.B)
+    return StartNorms(
+        depth=weights.depth,
+        samples=x.shape[-2],
+        scales=(net.residual_scale(1, weights.width), net.input_scale(weights.state)),
+        lipschitz=net.activation.lipschitz,
+        loss_factor=net.loss_factor,
+        A=float(torch.linalg.matrix_norm(weights.A, ord=2)),
+        B=float(B[0]),
+        least_B=float(B[-1]) if weights.B.shape[-2] <= weights.state else 0.0,
+        x=float(torch.linalg.vector_norm(x, dim=-1).max()),
+        W=torch.linalg.matrix_norm(weights.W, ord=2),
+        least=least,
+    )
+
+
+def least_feature_singular_values(
+    net: ResidualNet, weights: Weights, x: Float[Tensor, "*data n d"]
+) -> Float[Tensor, "*runs L"]:
+    """s_min(Σ_k) of every layer at V = 0, where every state is Ax_i; 0 if m < n."""
+    _require(net, weights)
+    features = _features(net, weights, x)
+    if features.shape[-1] < features.shape[-2]:
+        return features.new_zeros(features.shape[:-2])
+    return torch.linalg.svdvals(features)[..., -1]
+
+
+def start_constant(
+    net: ResidualNet, weights: Weights, x: Float[Tensor, "*data n d"]
+) -> Float[Tensor, "*runs"]:
+    """min over all targets of |∂ℓ|²/ℓ at a start with V = 0, A = (I; 0), B = (0, I), q ≥ d + d′:
+
+    (4c_ℓ/n)·λ_min(c_m² mean_k Σ_kᵀΣ_k + 2XᵀX), without 2XᵀX where A and B are frozen. Exact.
+
+    Source: [C], proof in the chapter on long training times.
+    """
+    _require(net, weights)
+    features = _features(net, weights, x)
+    kernel = torch.matmul(features, features.mT).mean(-3)
+    kernel = kernel * net.residual_scale(1, weights.width) ** 2
+    kernel = kernel + ("A" in net.trained) * torch.matmul(x, x.mT)
+    kernel = kernel + ("B" in net.trained) * torch.matmul(x, x.mT)
+    least = torch.linalg.eigvalsh(kernel)[..., 0].clamp_min(0.0)
+    return 4.0 * net.loss_factor / x.shape[-2] * least
+
+
+def _features(net: ResidualNet, weights: Weights, x: Tensor) -> Float[Tensor, "*runs L n m"]:
+    h = torch.matmul(x, weights.A.mT).unsqueeze(-3)
+    return net.activation(torch.matmul(h, weights.W.mT) * net.input_scale(weights.state))
+
+
+def _require(net: ResidualNet, weights: Weights) -> None:
+    zero = float(net.activation(torch.zeros((), dtype=weights.V.dtype)))
+    if (
+        weights.b is not None
+        or bool(weights.V.any())
+        or zero != 0.0
+        or net.metric != "layer"
+        or net.depth_exponent != 1.0
+        or "V" not in net.trained
+        or net.speed
+    ):
+        raise ValueError(
+            "local PL: expected a start with V = 0 and no bias, σ(0) = 0, V trained, and the layer "
+            f"metric with depth exponent 1 and no speeds; received σ = {net.activation.name}, "
+            f"σ(0) = {zero:g}, largest |V| = {float(weights.V.abs().max()):.3g}, metric "
+            f"{net.metric!r}, trained {net.trained}"
+        )

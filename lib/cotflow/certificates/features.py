@@ -1,0 +1,142 @@
+"""K_k,ij = (1/m) Σ_a σ(w_a·h_i + b_a) σ(w_a·h_j + b_a), the kernel that a layer's features span."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cotflow.certificates.eigenvalues import least_feature_eigenvalue
+from cotflow.certificates.rounding import UNIT, gamma, up
+from cotflow.network.residual import ResidualNet
+from cotflow.network.weights import Weights
+
+
+def exact(weights: Weights) -> Weights:
+    """The same numbers in double precision on the processor: bounds speak of these numbers."""
+    return weights.to(device="cpu", dtype=torch.float64)
+
+
+def length(vectors: Float[Tensor, "*shape q"]) -> Float[Tensor, "*shape"]:
+    """|v|, rounded up."""
+    return up(torch.linalg.vector_norm(vectors, dim=-1), vectors.shape[-1])
+
+
+def lipschitz(weights: Weights) -> Float[Tensor, "*runs L"]:
+    """(1/m) Σ_j |u_j||w_j| ≥ Lip F_k, layer by layer, for |σ′| ≤ 1; rounded up."""
+    weights = exact(weights)
+    return up((length(weights.V.mT) * length(weights.W)).mean(-1), weights.width)
+
+
+@dataclass(frozen=True)
+class Forward:
+    """A forward pass with proven bounds on its rounding.
+
+    Attributes
+    ----------
+    states : h_0..h_L.
+    state_error : bounds on |computed h_{k,i} − exact h_{k,i}|.
+    features : Φ_k = σ(W_k h + b_k) at the state before layer k.
+    feature_error : bounds on ‖computed Φ_k − exact Φ_k‖_F.
+    """
+
+    states: Float[Tensor, "*runs layers n q"]
+    state_error: Float[Tensor, "*runs layers n"]
+    features: Float[Tensor, "*runs L n m"]
+    feature_error: Float[Tensor, "*runs L"]
+
+    def least_eigenvalues(self) -> Float[Tensor, "*runs L"]:
+        """Lower bounds on λ_min(K_k)."""
+        return least_feature_eigenvalue(self.features, self.feature_error)
+
+
+def forward(net: ResidualNet, weights: Weights, x: Float[Tensor, "*data n d"]) -> Forward:
+    """h_{k+1} = h_k + (1/L)(1/m) Σ_j u_j σ(w_j·h_k + b_j) in double precision.
+
+    σ is taken to be evaluated to within 8u·max(1, |σ|), and to be 1-Lipschitz.
+    """
+    weights, x = exact(weights), x.detach().to("cpu", torch.float64)
+    depth, m, q, d = weights.depth, weights.width, weights.state, weights.A.shape[-1]
+    slopes = lipschitz(weights)
+    h = x @ weights.A.mT
+    size = up(torch.linalg.matrix_norm(weights.A), d * q)[..., None]
+    error = gamma(d) * size * length(x)
+    h, error = torch.broadcast_tensors(h, error[..., None])
+    error = error[..., 0]
+    states, errors, features, feature_errors = [h], [error], [], []
+    for k in range(depth):
+        V, W = weights.V[..., k, :, :], weights.W[..., k, :, :]
+        b = torch.zeros_like(W[..., 0]) if weights.b is None else weights.b[..., k, :]
+        b = b[..., None, :]
+        phi = net.activation(h @ W.mT + b)
+        reach = length(h)[..., None] * length(W)[..., None, :] + b.abs()
+        wrong = 8.0 * UNIT * phi.abs().clamp_min(1.0) + gamma(q + 2) * up(reach)
+        moved = wrong + length(W)[..., None, :] * error[..., None]
+        wrong_features = up(torch.linalg.matrix_norm(moved), moved.shape[-2] * m)
+        features.append(phi)
+        feature_errors.append(torch.where(wrong_features.isnan(), math.inf, wrong_features))
+        size = length(V.mT)[..., None, :] / m
+        local = (size * (wrong + gamma(m + 4) * phi.abs())).sum(-1) / depth
+        h = h + phi @ V.mT / (m * depth)
+        error = error * (1.0 + slopes[..., k, None] / depth) + up(local, m)
+        error = up(error + 2.0 * UNIT * length(h))
+        error = torch.where(error.isnan(), math.inf, error)
+        states.append(h)
+        errors.append(error)
+    if not bool(torch.isfinite(torch.stack(states)).all()):
+        raise ValueError("certificate: the network's hidden states are beyond the range of numbers")
+    return Forward(
+        torch.stack(states, -3),
+        torch.stack(errors, -2),
+        torch.stack(features, -3),
+        torch.stack(feature_errors, -1),
+    )
+
+
+def layer_kernels(
+    net: ResidualNet, weights: Weights, x: Float[Tensor, "*data n d"]
+) -> Float[Tensor, "*runs L n n"]:
+    """K_k = Φ_kΦ_kᵀ/m at the state before layer k: the Gram matrices of the layers' features.
+
+    Plain numbers, not bounds: λ_min from the product is no better than about n·u. Bounds take
+    the factor, ``forward(net, weights, x).least_eigenvalues()``.
+    """
+    features = forward(net, weights, x).features
+    gram = features @ features.mT / features.shape[-1]
+    return (gram + gram.mT) / 2
+
+
+def kernel_gaussian_cos(x: Float[Tensor, "n d"], tau: float) -> Float[Tensor, "n n"]:
+    """½ exp(−τ²|x_i − x_j|²/2), the limit m → ∞ of K for σ = cos, w ~ N(0, τ²I), b ~ U[0, 2π]."""
+    return 0.5 * torch.exp(-0.5 * tau**2 * torch.cdist(x, x).square())
+
+
+def gaussian_cos(
+    weights: Weights,
+    generator: torch.Generator,
+    *,
+    tau: float = 1.0,
+    output_gain: float = 1.0,
+    layers: str = "tied",
+) -> Weights:
+    """V = 0, w ~ N(0, τ²I) and b ~ U[0, 2π], one draw for all layers or one a layer.
+
+    A stays, B becomes output_gain·B. ``layers`` is "tied" or "independent".
+    """
+    *runs, depth, m, q = weights.W.shape
+    if layers not in ("tied", "independent"):
+        raise ValueError(f"layers: expected tied or independent, received {layers!r}")
+    drawn = 1 if layers == "tied" else depth
+    like = {"dtype": weights.W.dtype, "device": generator.device}
+    W = torch.randn(*runs, drawn, m, q, generator=generator, **like) * tau
+    b = torch.rand(*runs, drawn, m, generator=generator, **like) * (2.0 * math.pi)
+    return Weights(
+        A=weights.A,
+        V=torch.zeros_like(weights.V),
+        W=W.expand(*runs, depth, m, q).contiguous(),
+        B=weights.B * output_gain,
+        b=b.expand(*runs, depth, m).contiguous(),
+    )

@@ -1,0 +1,1 @@
+"""Gradient flows: step methods, step control, schedules, runs that are taken up again."""

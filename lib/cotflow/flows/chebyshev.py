@@ -1,0 +1,168 @@
+"""Stabilised explicit flow: second-order Runge–Kutta–Chebyshev, with stages that follow ρ.
+
+s evaluations reach steps of length β(s)/ρ with β(s) ≈ 0.65 s², ρ the largest curvature of the
+loss in the flow's metric: about √(3N) of them do what N steps of descent do. The Jacobian of a
+gradient flow is symmetric in that metric, so that all of its spectrum is real.
+
+Sources: Verwer, Hundsdorfer & Sommeijer, Numer. Math. 57 (1990); Sommeijer, Shampine & Verwer,
+"RKC: an explicit solver for parabolic PDEs", J. Comput. Appl. Math. 88 (1998), [SSV].
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from cotflow.flows.method import Attempt, Spectrum
+from cotflow.flows.velocity import VelocityField
+from cotflow.network.weights import Weights
+
+
+@cache
+def coefficients(stages: int, damping: float) -> tuple[float, tuple[tuple[float, ...], ...]]:
+    """(μ̃_1, ((μ_j, ν_j, μ̃_j, γ̃_j) for j = 2..s)), [SSV] (2.3)–(2.5).
+
+    From T_s, T_s′, T_s″ at w0 = 1 + ε/s²; w1 = T_s′/T_s″, b_j = T_j″/(T_j′)², a_j = 1 − b_j T_j.
+    """
+    w0 = 1.0 + damping / stages**2
+    t, d, dd = [1.0, w0], [0.0, 1.0], [0.0, 0.0]
+    for j in range(2, stages + 1):
+        t.append(2.0 * w0 * t[j - 1] - t[j - 2])
+        d.append(2.0 * t[j - 1] + 2.0 * w0 * d[j - 1] - d[j - 2])
+        dd.append(4.0 * d[j - 1] + 2.0 * w0 * dd[j - 1] - dd[j - 2])
+    w1 = d[stages] / dd[stages]
+    b = [0.0, 1.0 / w0] + [dd[j] / d[j] ** 2 for j in range(2, stages + 1)]
+    b[0] = b[2]
+    rows = []
+    for j in range(2, stages + 1):
+        move = 2.0 * b[j] * w1 / b[j - 1]
+        start = -(1.0 - b[j - 1] * t[j - 1]) * move
+        rows.append((2.0 * b[j] * w0 / b[j - 1], -b[j] / b[j - 2], move, start))
+    return b[1] * w1, tuple(rows)
+
+
+def stability_limit(stages: int, damping: float = 2 / 13) -> float:
+    """β(s) ≈ (2/3)(s² − 1)(1 − (2/15)ε): steps η with ηρ ≤ β(s) are stable ([SSV] (2.6))."""
+    return 2.0 / 3.0 * (stages**2 - 1) * (1.0 - 2.0 / 15.0 * damping)
+
+
+@dataclass(frozen=True)
+class Chebyshev:
+    """θ_j = (1 − μ_j − ν_j)θ_0 + μ_j θ_{j−1} + ν_j θ_{j−2} + η(μ̃_j v_{j−1} + γ̃_j v_0), j = 2..s.
+
+    The local error is estimated as (1/15)(12(θ_0 − θ_s) + 6η(v_0 + v_s)), O(η³) ([SSV] (3.1)).
+
+    Parameters
+    ----------
+    damping : ε; on the stability interval, away from 0, |R| is at most about 1 − ε/3.
+    stages : s ≥ 2, or None to take s = 1 + ⌊√(1 + 1.54 ηρ)⌋ from the measured ρ.
+    refresh : accepted steps between two estimates of ρ.
+    """
+
+    name: str
+    damping: float = 2 / 13
+    stages: int | None = None
+    refresh: int = 25
+    order: int = 2
+    error_order: int = 2
+
+    def spectrum(
+        self,
+        field: VelocityField,
+        weights: Weights,
+        velocity: dict[str, Tensor],
+        known: Spectrum | None,
+    ) -> Spectrum | None:
+        if self.stages is not None:
+            return None
+        if known is not None and known.age < self.refresh:
+            return replace(known, age=known.age + 1)
+        return spectral_radius(field, weights, velocity, known and known.direction)
+
+    def longest(self, spectrum: Spectrum | None, tolerance: float, dtype: torch.dtype) -> float:
+        """β(s)/ρ for the most stages that rounding allows, s² ε_machine ≈ tolerance/10 ([SSV])."""
+        if spectrum is None or spectrum.radius == 0.0:
+            return math.inf
+        stages = max(2, round(math.sqrt(tolerance / (10.0 * torch.finfo(dtype).eps))))
+        return (stages**2 - 1) / (1.54 * spectrum.radius)
+
+    def attempt(
+        self,
+        field: VelocityField,
+        weights: Weights,
+        velocity: dict[str, Tensor],
+        step: float,
+        spectrum: Spectrum | None = None,
+    ) -> Attempt:
+        stages = self.stages or 1 + int(math.sqrt(1.0 + 1.54 * step * spectrum.radius))
+        first, rows = coefficients(stages, self.damping)
+        # The moves θ_j − θ_0 rather than θ_j: no cancellation in the error estimate.
+        before = dict.fromkeys(velocity, 0.0)
+        move = {name: (first * step) * v for name, v in velocity.items()}
+        for mu, nu, gain, start in rows:
+            _, slope = field(weights.plus(move, 1.0))
+            after = {
+                name: mu * move[name]
+                + nu * before[name]
+                + (gain * step) * slope[name]
+                + (start * step) * velocity[name]
+                for name in move
+            }
+            before, move = move, after
+        weights = weights.plus(move, 1.0)
+        gradient, last = field(weights)
+        error = {
+            name: (6.0 * step * (velocity[name] + last[name]) - 12.0 * move[name]) / 15.0
+            for name in move
+        }
+        return Attempt(weights, gradient, last, error, stages)
+
+
+RKC2 = Chebyshev("RKC2")
+
+
+def spectral_radius(
+    field: VelocityField,
+    weights: Weights,
+    velocity: dict[str, Tensor],
+    start: dict[str, Tensor] | None = None,
+    *,
+    safety: float = 1.2,
+    accuracy: float = 0.01,
+    iterations: int = 50,
+) -> Spectrum:
+    """ρ = max |eigenvalue| of the flow's Jacobian, by u ← (v(θ + δu) − v(θ))/δ, |u| = 1.
+
+    Every run has its own direction, and the largest ρ counts. Power iteration approaches from
+    below: the result is multiplied by ``safety``. One evaluation an iteration; an estimate that
+    starts at the last one's direction takes two or three.
+
+    Parameters
+    ----------
+    velocity : v(θ), also the first direction where ``start`` gives none.
+    accuracy : stops when two estimates agree to this part, or after ``iterations``.
+    """
+    tiny = torch.finfo(weights.V.dtype).tiny
+    span = field.scale(weights) * math.sqrt(torch.finfo(weights.V.dtype).eps)
+
+    def scaled(move: dict[str, Tensor], factor: Tensor) -> dict[str, Tensor]:
+        shapes = {name: factor.shape + (1,) * (v.dim() - factor.dim()) for name, v in move.items()}
+        return {name: v * factor.reshape(shapes[name]) for name, v in move.items()}
+
+    direction = velocity if start is None else start
+    size, radius = field.norm(weights, direction), 0.0
+    for count in range(iterations):
+        direction = scaled(direction, 1.0 / size.clamp_min(tiny))
+        _, moved = field(weights.plus(scaled(direction, span.expand(size.shape)), 1.0))
+        difference = {name: moved[name] - velocity[name] for name in moved}
+        size = field.norm(weights, difference)
+        radius, last = float((size / span).max()), radius
+        direction = difference
+        if count > 0 and abs(radius - last) <= accuracy * radius:
+            break
+    direction = scaled(direction, 1.0 / size.clamp_min(tiny))
+    return Spectrum(safety * radius, direction)

@@ -1,0 +1,79 @@
+"""Explicit Runge–Kutta methods with an error estimate that costs no evaluation."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cotflow.flows.method import Attempt, Spectrum
+from cotflow.flows.velocity import VelocityField, combine
+from cotflow.network.weights import Weights
+
+
+@dataclass(frozen=True)
+class RungeKutta:
+    """Stage j sits at θ + η Σ_i a[j][i] v_i, the step is θ + η Σ_i b[i] v_i.
+
+    The local error is estimated as η Σ_i e[i] v_i, where one more stage, the velocity at the end
+    of the step, joins the sum: the next step needs it anyway. The estimate is that of the solution
+    of order ``error_order``, O(η^(error_order + 1)): of the step itself for Euler, Heun and
+    Bogacki–Shampine up to a constant or an order, and a pessimist's for RK4.
+    """
+
+    name: str
+    order: int
+    a: tuple[tuple[float, ...], ...]
+    b: tuple[float, ...]
+    e: tuple[float, ...]
+    error_order: int
+
+    def spectrum(self, field, weights, velocity, known: Spectrum | None) -> Spectrum | None:
+        """None: these methods do not look at it."""
+        return None
+
+    def longest(self, spectrum: Spectrum | None, tolerance: float, dtype: torch.dtype) -> float:
+        """No bound but accuracy's; the step control finds the stability limit by itself."""
+        return math.inf
+
+    def attempt(
+        self,
+        field: VelocityField,
+        weights: Weights,
+        velocity: dict[str, Tensor],
+        step: float,
+        spectrum: Spectrum | None = None,
+    ) -> Attempt:
+        stages = [velocity]
+        for row in self.a[1:]:
+            stages.append(field(weights.plus(combine(stages, row), step))[1])
+        weights = weights.plus(combine(stages, self.b), step)
+        gradient, velocity = field(weights)
+        stages.append(velocity)
+        error = {name: step * value for name, value in combine(stages, self.e).items()}
+        return Attempt(weights, gradient, velocity, error, len(self.b))
+
+
+# On a gradient flow, explicit Euler of step η is gradient descent with rate η·L (or η·L·m).
+EULER = RungeKutta("Euler", 1, ((),), (1.0,), (-0.5, 0.5), 1)
+HEUN = RungeKutta("Heun", 2, ((), (1.0,)), (0.5, 0.5), (0.0, -0.5, 0.5), 2)
+# Bogacki & Shampine, "A 3(2) pair of Runge–Kutta formulas", Appl. Math. Lett. 2 (1989).
+BOGACKI_SHAMPINE = RungeKutta(
+    "Bogacki–Shampine",
+    3,
+    ((), (0.5,), (0.0, 0.75)),
+    (2 / 9, 1 / 3, 4 / 9),
+    (5 / 72, -1 / 12, -1 / 9, 1 / 8),
+    2,
+)
+RK4 = RungeKutta(
+    "RK4",
+    4,
+    ((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)),
+    (1 / 6, 1 / 3, 1 / 3, 1 / 6),
+    (0.0, 0.0, 0.0, -1 / 6, 1 / 6),
+    3,
+)
+METHODS = (EULER, HEUN, BOGACKI_SHAMPINE, RK4)

@@ -1,0 +1,1 @@
+"""What is read off weights, and the rates at which it falls."""

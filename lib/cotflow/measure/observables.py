@@ -1,0 +1,49 @@
+"""Numbers read off a network's weights: gaps between successive layers and norms."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cotflow.network.weights import Weights
+
+
+def gaps(values: Float[Tensor, "*runs L a c"]) -> Float[Tensor, "*runs gaps"]:
+    """‖Z_{k+1} − Z_k‖_F for k = 1..L−1."""
+    return torch.linalg.vector_norm(values.diff(dim=-3), dim=(-2, -1))
+
+
+def largest_gap(weights: Weights) -> Float[Tensor, "*runs"]:
+    """max_k (‖V_{k+1} − V_k‖_F + ‖W_{k+1} − W_k‖_F), [M]'s convention for ‖Z‖; 0 at depth 1."""
+    if weights.depth == 1:
+        return weights.V.new_zeros(weights.V.shape[:-3])
+    return (gaps(weights.V) + gaps(weights.W)).amax(-1)
+
+
+def squared_gaps(values: Float[Tensor, "*runs L a c"]) -> Float[Tensor, "*runs"]:
+    """Σ_k ‖Z_{k+1} − Z_k‖_F²."""
+    return values.diff(dim=-3).square().sum((-3, -2, -1))
+
+
+def largest_layer(weights: Weights) -> Float[Tensor, "*runs"]:
+    """sup_k (‖V_k‖_F + ‖W_k‖_F)."""
+    V, W = (torch.linalg.vector_norm(z, dim=(-2, -1)) for z in (weights.V, weights.W))
+    return (V + W).amax(-1)
+
+
+def largest_norm(weights: Weights) -> Float[Tensor, "*runs"]:
+    """max(‖A‖_F, sup_k(‖V_k‖_F + ‖W_k‖_F), ‖B‖_F): the M that bounds ask for."""
+    A, B = (torch.linalg.vector_norm(z, dim=(-2, -1)) for z in (weights.A, weights.B))
+    return torch.maximum(largest_layer(weights), torch.maximum(A, B))
+
+
+def step_ratio(values: Float[Tensor, "*runs L a c"]) -> Float[Tensor, "*runs"]:
+    """ρ = (Σ_k |Z_{k+1} − Z_k|² / Σ_k |Z_k − mean|²)^{1/2}, which is blind to shifts and scale.
+
+    Between 2 sin(π/2L) and 2 cos(π/2L); at most C/L for weights that are smooth in depth; √2 for
+    independent layers, and ρ² is 2 on average over all orders of any given layers. Not a number
+    where all layers are equal.
+    """
+    spread = values - values.mean(-3, keepdim=True)
+    return (squared_gaps(values) / spread.square().sum((-3, -2, -1))).sqrt()

@@ -1,0 +1,1 @@
+"""Residual networks: activations, weights, scalings, initial laws, published experiments."""

@@ -1,0 +1,146 @@
+"""Initial laws of the weights, drawn with a ``torch.Generator``; V = 0 unless said otherwise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cotflow.network.weights import Weights
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """d inputs, q hidden coordinates, m features a layer, d′ outputs, L layers."""
+
+    depth: int
+    width: int
+    state: int
+    inputs: int
+    outputs: int
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value < 1:
+                raise ValueError(f"sizes: expected {name} ≥ 1, received {value}")
+        if self.state < max(self.inputs, self.outputs):
+            raise ValueError(
+                f"sizes: expected a state dimension ≥ max(inputs, outputs) = "
+                f"{max(self.inputs, self.outputs)}, received {self.state}"
+            )
+
+
+def embeddings(sizes: Sizes, like: Tensor) -> tuple[Tensor, Tensor]:
+    """A = (I_d; 0) ∈ R^{q×d} and B = (0, I_{d′}) ∈ R^{d′×q} ([M] §3); both I if q = d = d′."""
+    A = torch.eye(sizes.state, sizes.inputs, dtype=like.dtype, device=like.device)
+    B = torch.eye(sizes.outputs, dtype=like.dtype, device=like.device)
+    B = torch.nn.functional.pad(B, (sizes.state - sizes.outputs, 0))
+    return A, B
+
+
+def zero_output(sizes: Sizes, W: Float[Tensor, "*runs L m q"], b: Tensor | None = None) -> Weights:
+    runs = W.shape[:-3]
+    A, B = embeddings(sizes, W)
+    return Weights(
+        A=A.expand(*runs, *A.shape),
+        V=torch.zeros_like(W).mT.contiguous(),
+        W=W,
+        B=B.expand(*runs, *B.shape),
+        b=b,
+    )
+
+
+def tied(
+    sizes: Sizes,
+    generator: torch.Generator,
+    *,
+    runs: tuple[int, ...] = (),
+    dtype: torch.dtype = torch.float64,
+) -> Weights:
+    """V_k = 0 and W_k = W for every k, W ~ N(0,1)^{m×q} ([M] §3). The draw ignores the depth,
+    so that nets of different depths share W when their generators share a seed."""
+    W = torch.randn(
+        *runs,
+        1,
+        sizes.width,
+        sizes.state,
+        generator=generator,
+        dtype=dtype,
+        device=generator.device,
+    )
+    return zero_output(sizes, W.expand(*runs, sizes.depth, -1, -1).contiguous())
+
+
+def independent(
+    sizes: Sizes,
+    generator: torch.Generator,
+    *,
+    runs: tuple[int, ...] = (),
+    dtype: torch.dtype = torch.float64,
+) -> Weights:
+    """V_k = 0 and W_k ~ N(0,1)^{m×q}, independent from layer to layer."""
+    shape = (*runs, sizes.depth, sizes.width, sizes.state)
+    W = torch.randn(shape, generator=generator, dtype=dtype, device=generator.device)
+    return zero_output(sizes, W)
+
+
+def smooth(
+    sizes: Sizes,
+    generator: torch.Generator,
+    *,
+    lengthscale: float = 1.0,
+    runs: tuple[int, ...] = (),
+    dtype: torch.dtype = torch.float64,
+) -> Weights:
+    """V_k = 0 and W_k = W(k/L), every entry of W an independent Gaussian process on [0, 1] of
+    covariance exp(−(s−s′)²/(2·lengthscale²)) ([M] §4). One seed is one path at every depth."""
+    path = GaussianPath(generator, (*runs, sizes.width, sizes.state), lengthscale, dtype)
+    s = torch.arange(1, sizes.depth + 1, dtype=dtype, device=generator.device) / sizes.depth
+    return zero_output(sizes, path(s))
+
+
+class GaussianPath:
+    """s ↦ Σ_j √λ_j ξ_j φ_j(s), a Gaussian process of squared-exponential covariance on [0, 1].
+
+    (λ_j, φ_j) are the eigenpairs of the covariance on a fixed grid, extended to every s by the
+    covariance itself (Nyström). Eigenvalues below 1e-13 of the largest are dropped, so the
+    covariance is reproduced to about 1e-6 in the standard deviation.
+
+    Parameters
+    ----------
+    shape : entries, each an independent process. Called on s of shape (L,), the path returns
+        ``(*runs, L, m, q)`` for ``shape = (*runs, m, q)``.
+    """
+
+    NODES = 400
+
+    def __init__(
+        self,
+        generator: torch.Generator,
+        shape: tuple[int, ...],
+        lengthscale: float,
+        dtype: torch.dtype = torch.float64,
+    ):
+        if not lengthscale > 0:
+            raise ValueError(f"smooth law: expected a lengthscale > 0, received {lengthscale}")
+        self.lengthscale = lengthscale
+        self.dtype = dtype
+        device = generator.device
+        self._grid = torch.linspace(0.0, 1.0, self.NODES, dtype=torch.float64, device=device)
+        values, vectors = torch.linalg.eigh(self._covariance(self._grid))
+        vectors = vectors * vectors[0].sign()  # eigh leaves the signs open
+        kept = int((values > 1e-13 * values[-1]).sum())
+        # Modes first and largest first, so that a seed's leading modes do not depend on the cut.
+        noise = torch.randn(kept, *shape, generator=generator, dtype=torch.float64, device=device)
+        values, vectors = values[-kept:].flip(0), vectors[:, -kept:].flip(1)
+        self._coefficients = torch.einsum("j...,gj->...g", noise, vectors / values.sqrt())
+
+    def _covariance(self, s: Tensor) -> Tensor:
+        return torch.exp(-0.5 * ((s[:, None] - self._grid[None]) / self.lengthscale) ** 2)
+
+    def __call__(self, s: Float[Tensor, " L"]) -> Tensor:
+        kernel = self._covariance(s.to(torch.float64))
+        values = torch.einsum("...g,lg->...l", self._coefficients, kernel)
+        return values.movedim(-1, -3).to(self.dtype)

@@ -1,0 +1,86 @@
+"""Data sets: independent Gaussians, and the draws of [M]'s published experiments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cotflow.network.activations import GELU, Activation
+from cotflow.network.initial import Sizes, zero_output
+from cotflow.network.residual import ResidualNet
+from cotflow.network.weights import Weights
+
+
+def gaussian_data(
+    generator: torch.Generator,
+    samples: int,
+    inputs: int,
+    outputs: int,
+    *,
+    runs: tuple[int, ...] = (),
+    dtype: torch.dtype = torch.float64,
+) -> tuple[Tensor, Tensor]:
+    """x_i ~ N(0, I_d) and y_i ~ N(0, I_{d′}), independent; shapes (*runs, n, d), (*runs, n, d′)."""
+    draw = {"generator": generator, "dtype": dtype, "device": generator.device}
+    return torch.randn(*runs, samples, inputs, **draw), torch.randn(*runs, samples, outputs, **draw)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A network with its initial weights and its data."""
+
+    net: ResidualNet
+    weights: Weights
+    x: Tensor
+    y: Tensor
+
+
+PUBLISHED = {"figure 1": (100, 32), "figure 2": (50, 64)}
+
+
+def published(
+    figure: str,
+    depth: int,
+    seed: int | Sequence[int],
+    *,
+    activation: Activation = GELU,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> Experiment:
+    """The released code of [M]'s §5.1, draw for draw, with n and m of "figure 1" or "figure 2".
+
+    h ↦ h + V σ(W h)/L without 1/√m and 1/√q, A = B = I frozen, q = d = d′ = 16, and the loss is
+    the mean over all n·d′ entries. One generator draws W (d×m), then for figure 2 a d×d matrix
+    that is not used, then X, then Y, in float32. One iteration at rate 10⁻²·L is an Euler step
+    10⁻² of this network's flow. Several seeds give as many runs on a leading axis.
+    """
+    if figure not in PUBLISHED:
+        raise ValueError(f"published: expected one of {sorted(PUBLISHED)}, received {figure!r}")
+    samples, width = PUBLISHED[figure]
+    sizes = Sizes(depth=depth, width=width, state=16, inputs=16, outputs=16)
+
+    def draw(seed: int) -> tuple[Tensor, Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        W = torch.randn(16, width, generator=generator)
+        if figure == "figure 2":
+            torch.randn(16, 16, generator=generator)
+        x = torch.randn(samples, 16, generator=generator)
+        return W.mT, x, torch.randn(samples, 16, generator=generator)
+
+    if isinstance(seed, int):
+        draws = draw(seed)
+    else:
+        draws = tuple(torch.stack(parts) for parts in zip(*map(draw, seed), strict=True))
+    W, x, y = (value.to(dtype=dtype, device=device) for value in draws)
+    net = ResidualNet(
+        activation,
+        width_scaling="none",
+        input_scaling="none",
+        loss_factor=1.0 / sizes.outputs,
+        trained=("V", "W"),
+    )
+    layers = W.unsqueeze(-3).expand(*W.shape[:-2], depth, *W.shape[-2:]).contiguous()
+    return Experiment(net, zero_output(sizes, layers), x, y)

@@ -1,0 +1,125 @@
+"""Residual networks of any depth and width: scalings, metric, forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cotflow.network.activations import GELU, Activation
+from cotflow.network.weights import LAYERED, Weights
+
+
+@dataclass(frozen=True)
+class ResidualNet:
+    """h_0 = Ax,  h_k = h_{k−1} + L^{−β} c_m V_k σ(c_q W_k h_{k−1} + b_k),  F(x) = B h_L.
+
+    Loss ℓ = (c_ℓ/n) Σ_i ‖F(x_i) − y_i‖².
+
+    Parameters
+    ----------
+    activation : σ.
+    width_scaling : c_m: "sqrt" is 1/√m ([M]), "mean" is 1/m ([B], mean field), "none" is 1.
+    input_scaling : c_q: "sqrt" is 1/√q ([M]), "none" is 1.
+    depth_exponent : β; 1 is the neural-ODE scaling.
+    loss_factor : c_ℓ: 1 in [M], ½ often in [B], 1/d′ where a loss averages over entries too.
+    trained : which of A, V, W, b, B move.
+    metric : "layer" gives |A|² + (1/L)Σ_k|Z_k|² + |B|², whose gradient flow is
+        Ż_k = −L ∂_{Z_k}ℓ ([M] eq. (4)); "particle" gives the squared norm (1/(Lm))Σ|ω|² of a
+        measure with m atoms a layer, whose flow is ω̇ = −Lm ∂_ωℓ ([B]).
+    speed : extra factor on the velocity of a parameter, e.g. {"W": 2.0}; an absent one has 1.
+    """
+
+    activation: Activation = GELU
+    width_scaling: Literal["sqrt", "mean", "none"] = "sqrt"
+    input_scaling: Literal["sqrt", "none"] = "sqrt"
+    depth_exponent: float = 1.0
+    loss_factor: float = 1.0
+    trained: tuple[str, ...] = ("A", "V", "W", "B")
+    metric: Literal["layer", "particle"] = "layer"
+    speed: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        unknown = set(self.trained) | set(self.speed)
+        unknown -= {"A", "V", "W", "b", "B"}
+        if unknown or not self.trained:
+            raise ValueError(
+                f"network: expected names among A, V, W, b, B, received {sorted(unknown)}"
+            )
+
+    def residual_scale(self, depth: int, width: int) -> float:
+        """L^{−β} c_m."""
+        return (
+            depth**-self.depth_exponent
+            * {"sqrt": width**-0.5, "mean": 1.0 / width, "none": 1.0}[self.width_scaling]
+        )
+
+    def input_scale(self, state: int) -> float:
+        """c_q."""
+        return state**-0.5 if self.input_scaling == "sqrt" else 1.0
+
+    def rates(self, weights: Weights) -> dict[str, float]:
+        """Factor r with θ̇ = −r ∂_θℓ for every trained parameter, in the network's metric."""
+        layered = weights.depth * (weights.width if self.metric == "particle" else 1)
+        return {
+            name: (layered if name in LAYERED else 1.0) * self.speed.get(name, 1.0)
+            for name in self.trained
+            if getattr(weights, name) is not None
+        }
+
+    def residual(
+        self, weights: Weights, k: int, h: Float[Tensor, "*states n q"]
+    ) -> Float[Tensor, "*runs n q"]:
+        """L^{−β} c_m V σ(c_q W h + b) with the weights of layer index k."""
+        z = torch.matmul(h, weights.W[..., k, :, :].mT) * self.input_scale(weights.state)
+        if weights.b is not None:
+            z = z + weights.b[..., k, None, :]
+        scale = self.residual_scale(weights.depth, weights.width)
+        return torch.matmul(self.activation(z), weights.V[..., k, :, :].mT) * scale
+
+    def hidden_states(
+        self, weights: Weights, x: Float[Tensor, "*data n d"]
+    ) -> Float[Tensor, "*runs layers n q"]:
+        """(h_0, …, h_L) stacked on a layer axis of length L+1; differentiable by autograd."""
+        h = torch.matmul(x, weights.A.mT)
+        states = [h]
+        for k in range(weights.depth):
+            h = h + self.residual(weights, k, h)
+            states.append(h)
+        return torch.stack(states, dim=-3)
+
+    def __call__(
+        self, weights: Weights, x: Float[Tensor, "*data n d"]
+    ) -> Float[Tensor, "*runs n dy"]:
+        """F(x)."""
+        h = torch.matmul(x, weights.A.mT)
+        for k in range(weights.depth):
+            h = h + self.residual(weights, k, h)
+        return torch.matmul(h, weights.B.mT)
+
+    def loss(
+        self, weights: Weights, x: Float[Tensor, "*data n d"], y: Float[Tensor, "*data n dy"]
+    ) -> Float[Tensor, "*batch"]:
+        """ℓ, one number a run."""
+        return self.loss_factor * (self(weights, x) - y).square().sum(-1).mean(-1)
+
+
+def marion_net(activation: Activation = GELU, **options) -> ResidualNet:
+    """[M]'s network (3): 1/(L√m), input scale 1/√q, ℓ = (1/n)Σ‖F − y‖², A, Z and B trained."""
+    return ResidualNet(activation, **options)
+
+
+def mean_field_net(activation: Activation, **options) -> ResidualNet:
+    """[B]'s network: 1/(Lm), inputs unscaled, ℓ = (1/2n)Σ‖F − y‖², particles trained."""
+    defaults = {
+        "width_scaling": "mean",
+        "input_scaling": "none",
+        "loss_factor": 0.5,
+        "trained": ("V", "W", "b"),
+        "metric": "particle",
+    }
+    return ResidualNet(activation, **(defaults | options))

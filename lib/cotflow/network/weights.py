@@ -1,0 +1,79 @@
+"""The weights (A, (V_k, W_k, b_k)_k, B) of a residual network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cotflow.network.memory import add
+
+# The parameters that have a layer axis.
+LAYERED = ("V", "W", "b")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """(A, (V_k, W_k, b_k)_{k=1..L}, B), for one run or for any number of independent runs.
+
+    Leading axes ``*runs`` are independent runs (seeds, initial laws) that advance together.
+    Layer k of the papers is index k−1 of the layer axis L.
+    """
+
+    A: Float[Tensor, "*runs q d"]
+    V: Float[Tensor, "*runs L q m"]
+    W: Float[Tensor, "*runs L m q"]
+    B: Float[Tensor, "*runs dy q"]
+    b: Float[Tensor, "*runs L m"] | None = None
+
+    def __post_init__(self) -> None:
+        *_, depth, q, m = self.V.shape
+        expected = {
+            "A": (q, self.A.shape[-1]),
+            "W": (depth, m, q),
+            "B": (self.B.shape[-2], q),
+            "b": (depth, m),
+        }
+        for name, shape in expected.items():
+            value = getattr(self, name)
+            if value is not None and tuple(value.shape[-len(shape) :]) != shape:
+                raise ValueError(
+                    f"weights: V of shape {tuple(self.V.shape)} asks for {name} ending in {shape}, "
+                    f"received {tuple(value.shape)}"
+                )
+
+    @property
+    def depth(self) -> int:
+        return self.V.shape[-3]
+
+    @property
+    def width(self) -> int:
+        return self.V.shape[-1]
+
+    @property
+    def state(self) -> int:
+        """Dimension q of the hidden state."""
+        return self.V.shape[-2]
+
+    def tensors(self) -> dict[str, Tensor]:
+        named = {name: getattr(self, name) for name in ("A", "V", "W", "B", "b")}
+        return {name: value for name, value in named.items() if value is not None}
+
+    def plus(self, velocity: Mapping[str, Tensor], step: float) -> Weights:
+        """θ + step·velocity, for the parameters that the velocity names."""
+        return replace(
+            self, **{name: add(getattr(self, name), v, step) for name, v in velocity.items()}
+        )
+
+    def to(self, **kwargs) -> Weights:
+        """The same weights with another dtype or on another device."""
+        return replace(self, **{name: value.to(**kwargs) for name, value in self.tensors().items()})
+
+
+def stack(runs: Sequence[Weights]) -> Weights:
+    """Independent runs of equal shape on one leading axis."""
+    names = runs[0].tensors()
+    return Weights(**{name: torch.stack([getattr(run, name) for run in runs]) for name in names})

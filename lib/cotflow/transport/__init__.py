@@ -1,0 +1,1 @@
+"""Transport distances between layered measures: exact, sliced, entropic; geodesics."""

@@ -1,0 +1,121 @@
+"""Entropic transport, layer by layer in one batch: Sinkhorn iterations on logarithms."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cotflow.transport.exact import require_layers
+
+
+@dataclass(frozen=True)
+class EntropicDistance:
+    """What the regularized problems OT_ε of every layer leave.
+
+    Attributes
+    ----------
+    transport : ⟨C, π_ε⟩, the cost of the optimal plan without its entropy; ≥ W₂².
+    value : OT_ε = min_π ⟨C, π⟩ + ε KL(π | α ⊗ β); W₂² ≤ OT_ε ≤ W₂² + ε log m for m atoms.
+    divergence : S_ε = OT_ε(α, β) − ½ OT_ε(α, α) − ½ OT_ε(β, β): zero between equal measures.
+    iterations : of the plan between the two families, until its slowest layer was done.
+    """
+
+    transport: Float[Tensor, "*runs L"]
+    value: Float[Tensor, "*runs L"]
+    divergence: Float[Tensor, "*runs L"]
+    iterations: int
+
+
+def entropic_distance(
+    mu: Float[Tensor, "*runs L m p"],
+    nu: Float[Tensor, "*runs L m2 p"],
+    epsilon: float,
+    *,
+    tolerance: float = 1e-5,
+    max_iterations: int = 100_000,
+) -> EntropicDistance:
+    """OT_ε(α, β) = min_π ∫|x−y|²dπ + ε KL(π | α ⊗ β), for every layer of uniform atoms at once.
+
+    O(L m² (p + iterations)); layers never wait for a loop, and nothing leaves the device.
+
+    Parameters
+    ----------
+    epsilon : in the units of |x − y|².
+    tolerance : largest total error of a marginal, Σ_i |(π1)_i − 1/m|, in any layer. The values are
+        dual and much more accurate than that; the plan's cost is of that accuracy.
+
+    Raises
+    ------
+    RuntimeError : the tolerance was not reached; a larger ε needs fewer iterations.
+
+    Source: Feydy et al., AISTATS 2019.
+    """
+    require_layers(mu, nu)
+    if not (epsilon > 0 and math.isfinite(epsilon)):
+        raise ValueError(f"entropic distance: expected a finite epsilon > 0, received {epsilon}")
+    cost = _cost(mu, nu)
+    f, g, iterations = _potentials(cost, epsilon, tolerance, max_iterations)
+    log_plan = (f[..., :, None] + g[..., None, :] - cost) / epsilon
+    transport = (log_plan.exp() * cost).mean((-2, -1))
+    value = f.mean(-1) + g.mean(-1)
+    own = [
+        2 * _symmetric_potential(_cost(a, a), epsilon, tolerance, max_iterations).mean(-1)
+        for a in (mu, nu)
+    ]
+    return EntropicDistance(transport, value, value - 0.5 * (own[0] + own[1]), iterations)
+
+
+def _cost(a: Tensor, b: Tensor) -> Tensor:
+    return (a.unsqueeze(-2) - b.unsqueeze(-3)).square().sum(-1)
+
+
+def _soft_minimum(cost: Tensor, potential: Tensor, epsilon: float) -> Tensor:
+    """−ε log (1/m) Σ_j exp((g_j − C_ij)/ε), for every i."""
+    scaled = (potential.unsqueeze(-2) - cost) / epsilon
+    return -epsilon * (scaled.logsumexp(-1) - math.log(cost.shape[-1]))
+
+
+def _marginal_error(f: Tensor, following: Tensor, epsilon: float) -> Tensor:
+    """Largest Σ_i |(π1)_i − 1/m|: the row sums of the plan, times m, are exp((f − following)/ε)."""
+    return ((f - following) / epsilon).exp().sub(1).abs().mean(-1).amax()
+
+
+def _potentials(
+    cost: Tensor, epsilon: float, tolerance: float, max_iterations: int
+) -> tuple[Tensor, Tensor, int]:
+    """(f, g) whose plan exp((f + g − C)/ε) has both marginals uniform; its columns are exact."""
+    g = torch.zeros_like(cost[..., 0, :])
+    f = _soft_minimum(cost, g, epsilon)
+    for iteration in range(1, max_iterations + 1):
+        g = _soft_minimum(cost.mT, f, epsilon)
+        following = _soft_minimum(cost, g, epsilon)
+        off = _marginal_error(f, following, epsilon)
+        if off <= tolerance:
+            return f, g, iteration
+        f = following
+    raise _unfinished(off, epsilon, tolerance, max_iterations)
+
+
+def _symmetric_potential(
+    cost: Tensor, epsilon: float, tolerance: float, max_iterations: int
+) -> Tensor:
+    """f = g between a family and itself; averaging two iterates makes it a few dozen steps."""
+    f = torch.zeros_like(cost[..., 0, :])
+    for _ in range(max_iterations):
+        following = _soft_minimum(cost, f, epsilon)
+        off = _marginal_error(f, following, epsilon)
+        if off <= tolerance:
+            return f
+        f = 0.5 * (f + following)
+    raise _unfinished(off, epsilon, tolerance, max_iterations)
+
+
+def _unfinished(off: Tensor, epsilon: float, tolerance: float, iterations: int) -> RuntimeError:
+    return RuntimeError(
+        f"entropic distance: a marginal is off by {float(off):.1e} after {iterations} iterations, "
+        f"expected at most {tolerance:.1e}; epsilon = {epsilon:g} is too small for that"
+    )

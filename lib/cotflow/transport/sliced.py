@@ -1,0 +1,76 @@
+"""Sliced transport, layer by layer: averages of one-dimensional distances over directions."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cotflow.transport.exact import require_layers
+
+
+@dataclass(frozen=True)
+class SlicedDistance:
+    """(1/L) Σ_k SW₂²(μ(·|k), ν(·|k)) by Monte Carlo over directions.
+
+    Attributes
+    ----------
+    by_direction : (1/L) Σ_k W₂² of the projections on each direction; independent values if the
+        directions are, and their mean is the estimate.
+    """
+
+    by_direction: Float[Tensor, "*runs J"]
+
+    @property
+    def squared(self) -> Float[Tensor, "*runs"]:
+        return self.by_direction.mean(-1)
+
+    @property
+    def standard_error(self) -> Float[Tensor, "*runs"]:
+        """Of ``squared``, for independent directions; not a number for a single one."""
+        return self.by_direction.std(-1) / math.sqrt(self.by_direction.shape[-1])
+
+
+def directions(count: int, dimension: int, generator: torch.Generator) -> Float[Tensor, "J p"]:
+    """θ_1, …, θ_J independent and uniform on the unit sphere of R^p."""
+    normal = torch.randn(
+        count, dimension, generator=generator, dtype=torch.float64, device=generator.device
+    )
+    return normal / normal.norm(dim=-1, keepdim=True)
+
+
+def sliced_distance(
+    mu: Float[Tensor, "*runs L m p"],
+    nu: Float[Tensor, "*runs L m2 p"],
+    theta: Float[Tensor, "J p"],
+) -> SlicedDistance:
+    """SW₂²(α, β) = E_θ W₂²(⟨θ,·⟩_#α, ⟨θ,·⟩_#β) ≤ W₂²(α, β)/p, θ uniform on the sphere.
+
+    All layers and directions are sorted in one batch: O(L J m (p + log m)).
+
+    Parameters
+    ----------
+    theta : unit vectors, e.g. from :func:`directions`; in the plane, equidistant angles are a
+        quadrature that converges faster.
+
+    Source: Bonneel, Rabin, Peyré, Pfister, J. Math. Imaging Vis. 51 (2015).
+    """
+    require_layers(mu, nu)
+    # (*runs, J, L, m): the atoms of a layer, projected and in increasing order
+    a, b = (
+        torch.einsum("...lmp,jp->...jlm", family, theta.to(family)).sort(-1).values
+        for family in (mu, nu)
+    )
+    i, j, length = _common_refinement(a.shape[-1], b.shape[-1])
+    gaps = a[..., i.to(a.device)] - b[..., j.to(b.device)]
+    return SlicedDistance((gaps.square() @ length.to(gaps)).mean(-1))
+
+
+def _common_refinement(m: int, m2: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Atoms (i, j) that two quantile functions take together, and the mass on which they do."""
+    points = torch.cat([torch.arange(m + 1) * m2, torch.arange(m2 + 1) * m]).unique()
+    starts = points[:-1]
+    return starts // m2, starts // m, points.diff().to(torch.float64) / (m * m2)

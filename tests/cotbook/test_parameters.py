@@ -1,0 +1,218 @@
+"""A chapter's parameters: what is accepted, what is refused, and the sentence that says why."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cotbook import parameters as P
+
+CELL = """\
+depths: Depths = [8, 32,
+                  128]  # numbers of layers L
+seed: Seed = 0  # first seed
+step: Rate = 0.5
+activation: Activation = "gelu"  # σ
+device: Device = "cpu"
+"""
+
+
+def notebook(**values):
+    """A namespace as the kernel leaves it, one (annotation, value) pair a name."""
+    return {
+        "__annotations__": {name: annotation for name, (annotation, _) in values.items()},
+        **{name: value for name, (_, value) in values.items()},
+    }
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value", "sentence"),
+    [
+        (P.Depth, 0, "x: expected a whole number ≥ 1, received 0"),
+        (P.Depth, True, "x: expected a whole number ≥ 1, received True"),
+        (P.Depth, "3", "x: expected a whole number ≥ 1, received '3'"),
+        (P.Depth, 3.0, "x: expected a whole number ≥ 1, received 3.0"),
+        (P.Seed, -1, "x: expected a whole number ≥ 0, received -1"),
+        (P.Rate, 0.0, "x: expected a finite number > 0, received 0.0"),
+        (P.Rate, True, "x: expected a finite number > 0, received True"),
+        (P.Time, math.inf, "x: expected a finite number > 0, received inf"),
+        (P.Time, math.nan, "x: expected a finite number > 0, received nan"),
+        (P.Depths, [8, -4], "x: expected whole numbers ≥ 1, received -4"),
+        (P.Depths, [], "x: expected a non-empty list of whole numbers ≥ 1, received []"),
+        (P.Depths, 8, "x: expected a non-empty list of whole numbers ≥ 1, received 8"),
+        (P.Dtype, "float16", "x: expected one of float32, float64, received 'float16'"),
+        (P.Dataset, "svhn", "x: expected one of digits, mnist, cifar10, received 'svhn'"),
+        (P.Variant, "other", "x: expected one of text, released, received 'other'"),
+        (P.Precision, "half", "x: expected one of full, mixed, received 'half'"),
+        (P.Device, "tpu", "x: expected 'cpu', 'cuda' or 'cuda:N', received 'tpu'"),
+        (list[P.Depth], [], "x: expected a non-empty list of whole numbers ≥ 1, received []"),
+        (int, 2.5, "x: expected a whole number, received 2.5"),
+        (bool, 1, "x: expected true or false, received 1"),
+        (str, 1, "x: expected a text, received 1"),
+    ],
+)
+def test_a_value_outside_its_type_is_named_with_what_was_expected(annotation, value, sentence):
+    with pytest.raises(P.ParameterError) as error:
+        P.check(notebook(x=(annotation, value)))
+    assert str(error.value) == sentence
+
+
+def test_check_returns_the_values_of_annotated_parameters_only():
+    namespace = notebook(
+        depths=(P.Depths, [8, 32]), step=(P.Rate, 1), seed=("Seed", 3), name=(str, "a")
+    )
+    namespace["__annotations__"] |= {"x": torch.Tensor, "y": "no type at all", "z": "Unknown"}
+    namespace |= {"Seed": P.Seed, "x": torch.zeros(2), "y": -1, "z": -1, "plain": -1}
+    found = P.check(namespace)
+    assert found == {"depths": [8, 32], "step": 1.0, "seed": 3, "name": "a"}
+
+
+def test_check_follows_the_current_value_and_string_annotations():
+    namespace = notebook(seed=("Seed", 3)) | {"Seed": P.Seed}
+    namespace["seed"] = -3
+    with pytest.raises(P.ParameterError, match="seed: expected a whole number ≥ 0, received -3"):
+        P.check(namespace)
+
+
+def test_an_annotation_without_a_value_is_refused():
+    with pytest.raises(P.ParameterError, match="seed: expected a value"):
+        P.check({"__annotations__": {"seed": P.Seed}})
+
+
+def test_each_problem_has_its_own_line():
+    with pytest.raises(P.ParameterError) as error:
+        P.check(notebook(a=(P.Depth, 0), b=(P.Seed, 1), c=(P.Rate, "x")))
+    assert [line[:2] for line in str(error.value).splitlines()] == ["a:", "c:"]
+
+
+@pytest.mark.parametrize(
+    ("count", "name", "accepted"),
+    [
+        (0, "cpu", True),
+        (0, "cuda", False),
+        (1, "cuda", True),
+        (1, "cuda:0", True),
+        (1, "cuda:1", False),
+    ],
+)
+def test_a_device_is_accepted_when_torch_has_it(monkeypatch, count, name, accepted):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    namespace = notebook(device=(P.Device, name))
+    if accepted:
+        assert P.check(namespace) == {"device": name}
+    else:
+        with pytest.raises(P.ParameterError, match=rf"device of this machine.*received '{name}'"):
+            P.check(namespace)
+
+
+@given(st.integers())
+def test_a_depth_is_a_whole_number_from_one(value):
+    namespace = notebook(depth=(P.Depth, value))
+    if value >= 1:
+        assert P.check(namespace) == {"depth": value}
+    else:
+        with pytest.raises(P.ParameterError):
+            P.check(namespace)
+
+
+@given(st.floats())
+def test_a_rate_is_finite_and_positive(value):
+    namespace = notebook(rate=(P.Rate, value))
+    if math.isfinite(value) and value > 0:
+        assert P.check(namespace) == {"rate": value}
+    else:
+        with pytest.raises(P.ParameterError):
+            P.check(namespace)
+
+
+def test_a_cell_is_read_with_its_defaults_and_comments():
+    declared = P.read_cell(CELL)
+    assert [(p.name, p.annotation, p.default, p.help) for p in declared] == [
+        ("depths", "Depths", [8, 32, 128], "numbers of layers L"),
+        ("seed", "Seed", 0, "first seed"),
+        ("step", "Rate", 0.5, ""),
+        ("activation", "Activation", "gelu", "σ"),
+        ("device", "Device", "cpu", ""),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("cell", "sentence"),
+    [
+        ("depth = 8", "expected lines like 'depth: Depth = 8', received 'depth = 8'"),
+        ("depth: Dephts = 8", "depth: expected a type of parameters, received 'Dephts'"),
+        ("step: Rate = 1 / 3", "step: expected a literal default, received '1 / 3'"),
+        ("step: Rate", "expected lines like"),
+        ("step: print('executed') = 1", "step: expected a type of parameters"),
+        ("step: list[print('executed')] = 1", "step: expected a type of parameters"),
+        ("%matplotlib inline", "the parameters cell is not plain Python"),
+    ],
+)
+def test_a_cell_that_declares_no_plain_parameter_is_refused(cell, sentence, capsys):
+    with pytest.raises(P.ParameterError) as error:
+        P.read_cell(cell)
+    assert sentence in str(error.value)
+    assert "executed" not in capsys.readouterr().out
+
+
+def test_an_annotation_may_name_a_builtin_or_a_list():
+    declared = P.read_cell("n: int = 1\nsizes: list[Depth] = [2]")
+    assert [p.type for p in declared] == [int, list[P.Depth]]
+
+
+def test_given_values_replace_defaults():
+    values = P.validate(P.read_cell(CELL), {"seed": 4, "depths": [2]})
+    assert values == {
+        "depths": [2],
+        "seed": 4,
+        "step": 0.5,
+        "activation": "gelu",
+        "device": "cpu",
+    }
+
+
+def test_an_unknown_name_is_refused_with_the_nearest_ones():
+    declared = P.read_cell(CELL)
+    with pytest.raises(P.ParameterError, match="unknown parameter 'depth'; nearest: depths"):
+        P.validate(declared, {"depth": 8})
+    with pytest.raises(P.ParameterError, match="'q'; available: activation, depths, device, seed"):
+        P.validate(declared, {"q": 8})
+
+
+def test_a_default_outside_its_range_is_refused():
+    with pytest.raises(P.ParameterError, match="seed: expected a whole number ≥ 0, received -1"):
+        P.validate(P.read_cell("seed: Seed = -1"), {})
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("8", 8),
+        ("-4", -4),
+        ("010", 10),
+        ("1e-2", 0.01),
+        ("2.", 2.0),
+        ("[2,4]", [2, 4]),
+        ("[1e-2, .5]", [0.01, 0.5]),
+        ("[gelu, tanh]", ["gelu", "tanh"]),
+        ("gelu", "gelu"),
+        ("true", True),
+        ("on", "on"),
+        ("'8'", "8"),
+        ("", ""),
+        ("[2, 4", "[2, 4"),
+        ("1_000", "1_000"),
+    ],
+)
+def test_a_command_lines_value_keeps_its_kind(text, value):
+    parsed = P.parse_value(text)
+    assert parsed == value
+    assert type(parsed) is type(value)
+
+
+@pytest.mark.parametrize("text", ["nan", ".nan", "inf", "-inf", ".inf", "1e999"])
+def test_a_number_that_is_not_finite_is_a_float_for_the_range_check_to_refuse(text):
+    value = P.parse_value(text)
+    assert isinstance(value, float) and not math.isfinite(value)

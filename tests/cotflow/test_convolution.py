@@ -1,0 +1,335 @@
+"""Convolutional residual nets: shapes, runs side by side, starts, and training that can be cut."""
+
+import math
+import multiprocessing
+import signal
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import cotflow.convolution.training as training
+from cotflow.convolution import (
+    Checkpoint,
+    ConvNet,
+    Images,
+    Layers,
+    Trainer,
+    accuracy,
+    initial_weights,
+    join,
+    kernel_gaps,
+    roughness,
+    train,
+)
+from cotflow.flows.checkpoint import CheckpointError
+
+VARIANTS = ["text", "released"]
+
+
+def blobs(samples=40, side=8, inputs=1, seed=0, **options):
+    """Images of three classes that differ in their mean."""
+    g = torch.Generator().manual_seed(seed)
+    labels = torch.arange(samples) % 3
+    images = torch.randn(samples, inputs, side, side, generator=g) + labels[:, None, None, None]
+    return Images("blobs", images, labels, images[:9], labels[:9], **options)
+
+
+def random_weights(net, depth, runs=2, dtype=torch.float64, inputs=1):
+    """Weights with nothing at its initial value."""
+    g = torch.Generator().manual_seed(3)
+    weights = initial_weights(
+        net, depth, list(range(runs)), "independent", dtype=dtype, inputs=inputs
+    )
+
+    def shaken(tensors):
+        return {n: v + 0.3 * torch.rand(v.shape, generator=g, dtype=dtype) for n, v in tensors}
+
+    layers = Layers(**shaken(weights.layers.tensors().items()))
+    return replace(weights, layers=layers, **shaken(weights.tensors().items()))
+
+
+class Reference(nn.Module):
+    """The network of one run, from torch's own modules."""
+
+    def __init__(self, net, weights):
+        super().__init__()
+        self.net, self.depth, c = net, weights.depth, net.channels
+        inputs = weights.stem.shape[1]
+        stride, padding = {"text": (2, 2), "released": (3, 1)}[net.variant]
+        self.stem = nn.Conv2d(inputs, c, 5, stride, padding, bias=False)
+        self.stem_norm = nn.BatchNorm2d(c)
+        self.conv1, self.conv2, self.norm1, self.norm2 = (
+            nn.ModuleList(make() for _ in range(self.depth))
+            for make in [lambda: nn.Conv2d(c, c, 3, padding=1, bias=False)] * 2
+            + [lambda: nn.BatchNorm2d(c)] * 2
+        )
+        self.head = nn.Linear(4 * c, net.classes)
+        self.double()
+        self.sigma = {"gelu": nn.GELU(), "relu": nn.ReLU(), "identity": nn.Identity()}
+        self.sigma = self.sigma[net.activation.name]
+        with torch.no_grad():
+            self.stem.weight.copy_(weights.stem)
+            self.head.weight.copy_(weights.head)
+            self.head.bias.copy_(weights.bias)
+            if net.variant == "released":
+                self._norm(self.stem_norm, weights, "stem_{}")
+            for k, layer in enumerate(weights.layers):
+                self.conv1[k].weight.copy_(layer.conv1)
+                self.conv2[k].weight.copy_(layer.conv2)
+                self._norm(self.norm1[k], layer, "{}1")
+                self._norm(self.norm2[k], layer, "{}2")
+
+    @staticmethod
+    def _norm(norm, source, name):
+        norm.weight.copy_(getattr(source, name.format("scale")))
+        norm.bias.copy_(getattr(source, name.format("shift")))
+        norm.running_mean.copy_(getattr(source, name.format("mean")))
+        norm.running_var.copy_(getattr(source, name.format("var")))
+
+    def forward(self, x):
+        h = self.stem(x)
+        if self.net.variant == "released":
+            h = torch.relu(self.stem_norm(h))
+        for k in range(self.depth):
+            z = self.sigma(self.norm1[k](self.conv1[k](h)))
+            h = h + self.norm2[k](self.conv2[k](z)) / self.depth
+        return self.head(nn.functional.adaptive_avg_pool2d(h, 2).flatten(1))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("name", ["gelu", "relu", "identity"])
+def test_the_network_is_the_one_of_torchs_modules_in_every_run(variant, name):
+    net = ConvNet(name, channels=4, classes=3, variant=variant)
+    weights = random_weights(net, 3)
+    images = torch.randn(5, 1, 9, 9, generator=torch.Generator().manual_seed(1)).double()
+    logits = net(weights, images)
+    h = net.embed(weights, images)
+    for layer in weights.layers:
+        h = h + net.residual(layer, h) / weights.depth
+    torch.testing.assert_close(net.classify(weights, h), logits, rtol=1e-12, atol=1e-12)
+    for r in range(2):
+        expected = Reference(net, weights.run(r)).eval()(images)
+        torch.testing.assert_close(logits[r], expected, rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(net(weights.run(r), images), expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("layers", [(1e-3, 0.1), (2e-2, 2.5e-4), (None, None)])
+def test_training_is_that_of_torchs_sgd(variant, layers):
+    net = ConvNet("gelu", channels=4, classes=3, variant=variant)
+    weights, data = random_weights(net, 2), blobs().to(dtype=torch.float64)
+    trainer = Trainer(epochs=2, batch=16, layer_rate=layers[0], layer_decay=layers[1])
+    rates = {"lr": 2 * (layers[0] or 4e-2), "weight_decay": (layers[1] or 5e-4) / 2}
+    record = train(net, weights, data, [5, 6], trainer)
+    assert record.steps == 4
+    for r, seed in enumerate([5, 6]):
+        model = Reference(net, weights.run(r)).train()
+        inner = [p for n, p in model.named_parameters() if n[:4] in ("conv", "norm")]
+        outer = [p for n, p in model.named_parameters() if n[:4] in ("stem", "head")]
+        groups = [
+            {"params": outer},
+            {"params": inner} | rates,
+        ]
+        optimizer = torch.optim.SGD(groups, lr=4e-2, momentum=0.9, weight_decay=5e-4)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 2)
+        losses = []
+        for epoch in range(2):
+            order = training.EpochOrder([seed], epoch, data, augment=False)
+            for start in (0, 16):
+                images, labels = order.batch(start, 16)
+                loss = nn.functional.cross_entropy(model(images), labels[0])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                losses.append(float(loss.detach()))
+            schedule.step()
+        trained = record.weights.run(r)
+        options = {"rtol": 1e-9, "atol": 1e-9}
+        torch.testing.assert_close(trained.head, model.head.weight.detach(), **options)
+        torch.testing.assert_close(trained.stem, model.stem.weight.detach(), **options)
+        for k, layer in enumerate(trained.layers):
+            torch.testing.assert_close(layer.conv1, model.conv1[k].weight.detach(), **options)
+            torch.testing.assert_close(layer.scale2, model.norm2[k].weight.detach(), **options)
+            torch.testing.assert_close(layer.mean1, model.norm1[k].running_mean, **options)
+            torch.testing.assert_close(layer.var2, model.norm2[k].running_var, **options)
+        np.testing.assert_allclose(record.loss[r], np.reshape(losses, (2, 2)).mean(1), rtol=1e-9)
+
+
+def test_tied_layers_stay_equal_for_two_steps_and_independent_ones_share_the_first():
+    net = ConvNet("gelu", channels=4, classes=3)
+    tied = initial_weights(net, 5, [0, 1])
+    free = initial_weights(net, 5, [0, 1], "independent")
+    assert float(kernel_gaps(tied.layers).max()) == 0 and float(kernel_gaps(free.layers).min()) > 0
+    assert torch.equal(tied.layers[0].conv2, free.layers[0].conv2)
+    deeper = initial_weights(net, 9, [0, 1], "independent")
+    assert torch.equal(deeper.layers[4].conv1, free.layers[4].conv1)
+    images = blobs().train
+    assert torch.equal(net(tied, images), net(free, images))
+    # the first step moves bn₂ alone, and all layers by the same amount
+    once = train(net, tied, blobs(), [0, 1], Trainer(epochs=1, batch=40)).weights.layers
+    assert float(kernel_gaps(once).max()) == 0
+    torch.testing.assert_close(once.scale2[:, 0], once.scale2[:, 4], rtol=1e-5, atol=1e-7)
+    assert float(once.scale2.abs().max()) > 0
+
+
+def test_gaps_of_a_tied_smooth_net_are_of_order_one_over_depth_and_roughness_too():
+    net, data = ConvNet("gelu", channels=4, classes=3), blobs()
+    gaps, index = [], []
+    for depth in (8, 16):
+        start = initial_weights(net, depth, [0], dtype=torch.float64)
+        layers = train(net, start, data, [0], Trainer(epochs=5, batch=20)).weights.layers
+        gaps.append(float(kernel_gaps(layers).max()))
+        index.append(float(roughness(layers)[0]))
+    assert gaps[0] / gaps[1] == pytest.approx(2, rel=0.2)
+    assert index[0] / index[1] == pytest.approx(2, rel=0.1)
+    free = initial_weights(net, 16, [0], "independent").layers
+    assert float(roughness(free)[0]) == pytest.approx(math.sqrt(2), rel=0.05)
+
+
+@pytest.mark.parametrize("start", ["tied", "independent"])
+def test_runs_side_by_side_are_the_runs_alone(start):
+    net, data = ConvNet("relu", channels=4, classes=3), blobs(crop=1, flip=True)
+    weights = initial_weights(net, 3, [0, 1], start, dtype=torch.float64)
+    trainer = Trainer(epochs=2, batch=16)
+    both = train(net, weights, data, [7, 8], trainer)
+    singles = [initial_weights(net, 3, [r], start, dtype=torch.float64) for r in range(2)]
+    assert torch.equal(join(singles).layers.conv1, weights.layers.conv1)
+    for r, alone in enumerate(singles):
+        record = train(net, alone, data, [7 + r], trainer)
+        for name, value in record.weights.layers.tensors().items():
+            other = getattr(both.weights.layers, name)[r]
+            torch.testing.assert_close(other, value[0], rtol=1e-8, atol=1e-10)
+
+
+def test_mixed_precision_takes_nearly_the_same_step():
+    net, data = ConvNet("gelu", channels=4, classes=3), blobs()
+    images, labels = training.EpochOrder([0, 1], 0, data, augment=False).batch(0, 16)
+    ends = []
+    for precision in ("full", "mixed"):
+        weights = random_weights(net, 24, dtype=torch.float32)
+        values = {n: v.clone() for n, v in weights.tensors().items()}
+        values |= {n: training.layer_first(v) for n, v in weights.layers.tensors().items()}
+        momenta = {n: torch.zeros_like(values[n]) for n in ("stem", "head", *training.LAYERED)}
+        trainer = Trainer(precision=precision)
+        loss = training.step_once(net, trainer, values, momenta, images, labels, 0)
+        assert {v.dtype for v in values.values()} == {torch.float32}
+        ends.append((loss, values["head"]))
+    torch.testing.assert_close(ends[1][0], ends[0][0], rtol=2e-2, atol=0)
+    torch.testing.assert_close(ends[1][1], ends[0][1], rtol=0, atol=2e-2)
+
+
+def test_learns_blobs_and_observes_every_epoch():
+    net, data = ConvNet("gelu", channels=4, classes=3), blobs(120)
+    record = train(
+        net,
+        initial_weights(net, 4, [0, 1]),
+        data,
+        [0, 1],
+        Trainer(epochs=6, batch=20),
+        observe={"gap": lambda w: kernel_gaps(w.layers).amax(-1)},
+    )
+    assert record.observed["gap"].shape == (2, 7) and record.loss.shape == (2, 6)
+    assert bool((record.loss[:, -1] < 0.5 * record.loss[:, 0]).all())
+    assert float(accuracy(net, record.weights, data.train, data.train_labels).min()) > 0.8
+
+
+def test_the_published_rates_at_depth_256_are_a_flow_for_a_time_of_110():
+    released = Trainer(epochs=180, layer_rate=4e-2 / 256, layer_decay=5e-4 * 256)
+    assert released.at_layers(256) == pytest.approx((1.0, 5e-4))
+    assert released.flow_time(781, 256) == pytest.approx(110.4, abs=0.1)
+    assert released.flow_time(781, 16) == pytest.approx(released.flow_time(781, 256))
+
+
+def test_augmentation_crops_and_mirrors():
+    images = torch.arange(32.0).reshape(2, 1, 4, 4)
+    index = torch.tensor([[1, 0]])
+    shift, flip = torch.tensor([[[1, 1], [0, 2]]]), torch.tensor([[False, True]])
+    plain, moved = training.augmented(images, index, shift, flip, 1)[0, :, 0]
+    assert torch.equal(plain, images[1, 0])
+    padded = nn.functional.pad(images[0, 0], (1, 1, 1, 1))
+    assert torch.equal(moved, padded[0:4, 2:6].flip(1))
+
+
+@pytest.mark.parametrize("at", [3, 5])
+def test_a_training_that_is_cut_goes_on_to_the_same_bits(tmp_path, at):
+    class Cut(Exception):
+        pass
+
+    class Fragile(Checkpoint):
+        def keep(self, state, *, last=False):
+            super().keep(state, last=last)
+            if state["step"] == at:
+                raise Cut
+
+    net, data = ConvNet("gelu", channels=4, classes=3, variant="released"), blobs(crop=1)
+    weights, path = initial_weights(net, 3, [0, 1], "independent"), tmp_path / "run.pt"
+    trainer = Trainer(epochs=3, batch=16)
+    observe = {"gap": lambda w: kernel_gaps(w.layers).amax(-1)}
+    whole = train(net, weights, data, [0, 1], trainer, observe=observe)
+    with pytest.raises(Cut):
+        fragile = Fragile(path, steps=2, seconds=None)
+        train(net, weights, data, [0, 1], trainer, observe=observe, checkpoint=fragile)
+    kept = Checkpoint(path, steps=2, seconds=None)
+    again = train(net, weights, data, [0, 1], trainer, observe=observe, checkpoint=kept)
+    assert torch.equal(again.loss, whole.loss)
+    assert torch.equal(again.observed["gap"], whole.observed["gap"])
+    for one, other in [
+        (again.weights, whole.weights),
+        (again.weights.layers, whole.weights.layers),
+    ]:
+        for name, value in one.tensors().items():
+            assert torch.equal(value, getattr(other, name)), name
+    assert [file.name for file in tmp_path.iterdir()] == ["run.pt"]
+    with pytest.raises(CheckpointError, match="of another run"):
+        train(net, weights, data, [0, 2], trainer, observe=observe, checkpoint=kept)
+
+
+class Slow(Checkpoint):
+    def keep(self, state, *, last=False):
+        super().keep(state, last=last)
+        time.sleep(1.0)
+
+
+def six_steps(checkpoint=None):
+    net, data = ConvNet("gelu", channels=4, classes=3), blobs(crop=1)
+    weights = initial_weights(net, 3, [0, 1], "independent")
+    return train(net, weights, data, [0, 1], Trainer(epochs=3, batch=16), checkpoint=checkpoint)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="no fork beside a CUDA device")
+def test_a_training_that_is_killed_goes_on_to_the_same_bits(tmp_path):
+    path = tmp_path / "run.pt"
+    child = multiprocessing.get_context("fork").Process(
+        target=six_steps, args=(Slow(path, steps=1),), daemon=True
+    )
+    child.start()
+    end = time.monotonic() + 60
+    while child.is_alive() and not path.exists() and time.monotonic() < end:
+        time.sleep(0.01)
+    child.kill()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+    assert 0 < torch.load(path, weights_only=True)["step"] < 6
+    again, whole = six_steps(Checkpoint(path)), six_steps()
+    assert again.steps == whole.steps == 6 and torch.equal(again.loss, whole.loss)
+    for name, value in again.weights.layers.tensors().items():
+        assert torch.equal(value, getattr(whole.weights.layers, name)), name
+
+
+def test_a_wrong_request_is_refused_with_a_sentence():
+    net, data = ConvNet("gelu", channels=4, classes=3), blobs()
+    weights = initial_weights(net, 2, [0])
+    with pytest.raises(ValueError, match="one seed a run"):
+        train(net, weights, data, [0, 1])
+    with pytest.raises(ValueError, match="for CUDA only"):
+        train(net, weights, data, [0], Trainer(precision="mixed"))
+    with pytest.raises(ValueError, match="epochs ≥ 1"):
+        Trainer(epochs=0)
+    with pytest.raises(ValueError, match="at least 2×2 positions"):
+        net(weights, torch.zeros(1, 1, 2, 2))
+    with pytest.raises(FloatingPointError, match="smaller rate"):
+        train(net, weights, data, [0], Trainer(rate=1e30, epochs=9))

@@ -1,0 +1,121 @@
+"""Exponents: exact on power laws, intervals that cover as often as they promise."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from cotflow.measure.rates import loglog_slope, mean_interval
+
+x = np.array([2.0, 4.0, 8.0, 16.0, 64.0])
+
+
+@given(
+    slope=st.floats(-4, 4),
+    intercept=st.floats(-5, 5),
+    seeds=st.integers(1, 5),
+    scale=st.floats(0, 1),
+)
+def test_slope_is_exact_on_power_laws(slope, intercept, seeds, scale):
+    """Every seed has its own constant and the same exponent: the interval is a point."""
+    constants = intercept + scale * np.arange(seeds)
+    fit = loglog_slope(x, np.exp(constants)[:, None] * x**slope)
+    assert fit.slope == pytest.approx(slope, abs=1e-10)
+    assert fit.intercept == pytest.approx(constants.mean(), abs=1e-9)
+    assert fit.low <= fit.slope <= fit.high
+    assert fit.high - fit.low < 1e-6
+    np.testing.assert_allclose(fit.slopes, slope, atol=1e-10)
+    np.testing.assert_allclose(fit.fitted(x), np.exp(constants.mean()) * x**slope, rtol=1e-8)
+
+
+@pytest.mark.parametrize("confidence, lowest, highest", [(0.95, 0.92, 0.98), (0.5, 0.46, 0.54)])
+@pytest.mark.parametrize("seeds", [1, 4])
+def test_interval_covers_the_exponent_as_often_as_it_says(seeds, confidence, lowest, highest):
+    rng = np.random.default_rng(0)
+    draws, slope, hits, widths = 2000, -0.5, 0, []
+    for _ in range(draws):
+        noise = 0.3 * rng.standard_normal((seeds, x.size))
+        fit = loglog_slope(x, np.exp(1.0 + noise) * x**slope, confidence)
+        hits += fit.low <= slope <= fit.high
+        widths.append(fit.high - fit.low)
+    assert lowest <= hits / draws <= highest
+    assert min(widths) > 0
+
+
+def test_mean_interval_covers_as_often_as_it_says():
+    values = np.random.default_rng(1).standard_normal((2000, 5)) + 3.0
+    intervals = [mean_interval(row) for row in values]
+    assert 0.92 <= np.mean([low <= 3.0 <= high for _, low, high in intervals]) <= 0.98
+    for row, (mean, low, high) in zip(values, intervals, strict=True):
+        assert mean == pytest.approx(row.mean())
+        assert mean - low == pytest.approx(high - mean)
+
+
+def test_slope_over_seeds_is_the_mean_of_the_seeds_slopes():
+    y = np.stack([x**-1.0, 3 * x**-2.0, 5 * x**-1.5])
+    fit = loglog_slope(x, y)
+    np.testing.assert_allclose(fit.slopes, [-1, -2, -1.5])
+    assert (fit.slope, fit.low, fit.high) == pytest.approx(mean_interval([-1, -2, -1.5]))
+    assert fit.interval == "95% over 3 seeds"
+    assert fit.measured() == {
+        "measured": fit.slope,
+        "low": fit.low,
+        "high": fit.high,
+        "interval": fit.interval,
+    }
+
+
+def test_single_seed_takes_its_interval_from_the_residuals():
+    y = x**-1.0 * np.exp([0.1, -0.1, 0.1, -0.1, 0.1])
+    one, matrix = loglog_slope(x, y), loglog_slope(x, y[None])
+    assert (one.slope, one.low, one.high) == (matrix.slope, matrix.low, matrix.high)
+    assert one.low < one.slope < one.high and math.isfinite(one.high)
+    assert one.interval == "95%, residuals of one fit"
+    wider = loglog_slope(x, y, confidence=0.99)
+    assert wider.low < one.low and one.high < wider.high
+
+
+def test_agrees_with_an_independent_regression():
+    y = x**-1.0 * np.random.default_rng(2).uniform(0.5, 2.0, x.size)
+    expected = stats.linregress(np.log(x), np.log(y))
+    fit = loglog_slope(x, y)
+    assert (fit.slope, fit.intercept) == pytest.approx((expected.slope, expected.intercept))
+    half = stats.t.ppf(0.975, x.size - 2) * expected.stderr
+    assert (fit.low, fit.high) == pytest.approx((fit.slope - half, fit.slope + half))
+
+
+def test_constant_data_have_slope_zero_exactly():
+    fit = loglog_slope(x, np.ones_like(x))
+    assert (fit.slope, fit.low, fit.high) == (0.0, 0.0, 0.0)
+
+
+def test_two_points_of_one_seed_leave_the_interval_open():
+    fit = loglog_slope([1.0, 2.0], [1.0, 0.25])
+    assert fit.slope == pytest.approx(-2)
+    assert (fit.low, fit.high) == (-math.inf, math.inf)
+
+
+@pytest.mark.parametrize(
+    "abscissae, ordinates, message",
+    [
+        ([1.0], [1.0], r"at least 2 points .* received \(1,\) and \(1, 1\)"),
+        ([1.0, 2.0], [1.0, 2.0, 3.0], r"received \(2,\) and \(1, 3\)"),
+        ([[1.0, 2.0]], [1.0, 2.0], r"received \(1, 2\) and \(1, 2\)"),
+        ([0.3, 0.3, 0.3], [1.0, 3.0, 2.0], "at least 2 different x, received 0.3 alone"),
+        ([1.0, 2.0], [1.0, 0.0], "expected positive finite numbers"),
+        ([1.0, 2.0], [1.0, math.nan], "expected positive finite numbers"),
+        ([0.0, 2.0], [1.0, 1.0], "expected positive finite numbers"),
+        ([1.0, math.inf], [1.0, 1.0], "expected positive finite numbers"),
+    ],
+)
+def test_bad_points_give_one_sentence(abscissae, ordinates, message):
+    with pytest.raises(ValueError, match=f"^slope: .*{message}"):
+        loglog_slope(abscissae, ordinates)
+
+
+def test_an_interval_needs_two_values():
+    with pytest.raises(ValueError, match="expected at least 2 values, received 1"):
+        mean_interval([1.0])
