@@ -10,11 +10,12 @@ from __future__ import annotations
 import ast
 import html
 import importlib
+import inspect
 import pkgutil
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import is_dataclass
-from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
 
@@ -33,7 +34,7 @@ PAGES = "book/api/"
 SECTIONS = ("Parameters", "Attributes", "Returns", "Raises")
 # What is markup already: literals and roles.
 MARKUP = re.compile(r"(``.+?``|:[\w:]+:`[^`]+`)")
-REST = "```{further-modules}\n```"
+FOLDER = re.compile(r"```\{modules\} ([\w.]+)\n(.*?)```", re.DOTALL)
 
 
 # From docstrings to reStructuredText
@@ -108,29 +109,37 @@ def choose(app: Sphinx, what: str, name: str, thing, skip: bool, options) -> boo
 # Modules
 
 
-def modules(package: ModuleType = cotflow) -> list[str]:
-    """All public modules of the library, the book's own tools left out."""
-    listed = []
-    for info in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
-        if info.name == "cotbook" or info.name.rpartition(".")[2].startswith("_"):
-            continue
-        listed.append(info.name)
-        if info.ispkg:
-            listed += modules(importlib.import_module(info.name))
-    return listed
+def modules(package: str) -> list[str]:
+    """The public modules of a package, by their own names."""
+    found = pkgutil.iter_modules(importlib.import_module(package).__path__)
+    return [info.name for info in found if not (info.ispkg or info.name.startswith("_"))]
 
 
-def further_modules(app: Sphinx, docname: str, source: list[str]) -> None:
-    """Where a page asks for them, the modules that no page describes."""
-    if REST not in source[0]:
-        return
-    env = app.env
-    paths = [env.doc2path(other) for other in env.found_docs if other.startswith(PAGES)]
-    written = "".join(Path(path).read_text(encoding="utf-8") for path in paths)
-    named = set(re.findall(r"automodule:: ([\w.]+)", written))
-    rest = [name for name in modules() if name not in named]
-    blocks = [f"## `{name}`\n\n```{{eval-rst}}\n.. automodule:: {name}\n```\n" for name in rest]
-    source[0] = source[0].replace(REST, "\n".join(blocks))
+def constants(module: str) -> list[str]:
+    """What a module defines besides classes and functions: ready-made objects of the library."""
+    loaded = importlib.import_module(module)
+    body = ast.parse(inspect.getsource(loaded)).body
+    targets = (target for line in body if isinstance(line, ast.Assign) for target in line.targets)
+    names = [target.id for target in targets if isinstance(target, ast.Name)]
+    kinds = {name: type(getattr(loaded, name)).__module__ for name in names}
+    return [name for name in names if kinds[name].startswith("cotflow.") and name.isupper()]
+
+
+def folder(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Where a page asks for a package: the modules that it names, in its order, then the others."""
+
+    def described(match: re.Match[str]) -> str:
+        package, named = match[1], match[2].split()
+        others = [name for name in modules(package) if name not in named]
+        blocks = []
+        for name in [*named, *others * (package != "cotbook")]:
+            module = f"{package}.{name}"
+            data = "".join(f"\n.. autodata:: {module}.{name}" for name in constants(module))
+            block = f"```{{eval-rst}}\n.. automodule:: {module}\n{data}\n```\n"
+            blocks.append(f"## `{module}`\n\n{block}")
+        return "\n".join(blocks)
+
+    source[0] = FOLDER.sub(described, source[0])
 
 
 class FrontDoor(SphinxDirective):
@@ -164,6 +173,9 @@ def fill_front_door(app: Sphinx, doctree: nodes.document, docname: str) -> None:
 
 
 # Links
+
+# A capital letter or an underscore, which words of the text do not have.
+ODD = re.compile(r"[A-Z_]")
 
 
 def found(name: str) -> object:
@@ -216,22 +228,33 @@ def resolve(app: Sphinx, env: BuildEnvironment, node, content):
     return make_refnode(app.builder, node["refdoc"], *place, content, name)
 
 
+def inner_names(env: BuildEnvironment) -> dict[str, str]:
+    """Functions and classes behind the front door, by a name that no two share and that is no
+    plain word."""
+    objects = env.get_domain("py").objects
+    kinds = {name: found.objtype for name, found in objects.items()}
+    dotted = [name for name, kind in kinds.items() if kind in ("function", "class")]
+    last = Counter(name.rpartition(".")[2] for name in dotted)
+    named = {name.rpartition(".")[2]: name for name in dotted if name.startswith("cotflow.")}
+    return {short: name for short, name in named.items() if last[short] == 1 and ODD.search(short)}
+
+
 def link_literals(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     """A name of the library in running text leads to its description."""
     if docname.startswith(PAGES):
         return
+    inner = inner_names(app.env)
     for literal in list(doctree.findall(nodes.literal)):
         text = literal.astext()
         name = re.fullmatch(r"(?:cotflow\.)?([\w.]+)(?:\(\))?", text)
         if not name or isinstance(literal.parent, nodes.reference):
             continue
+        dotted = f"cotflow.{name[1]}"
         if "." not in text and name[1] not in cotflow.__all__:
-            continue
-        place = described(app.env, f"cotflow.{name[1]}")
+            dotted = inner.get(name[1], "")
+        place = described(app.env, dotted)
         if place:
-            link = make_refnode(
-                app.builder, docname, *place, literal.deepcopy(), f"cotflow.{name[1]}"
-            )
+            link = make_refnode(app.builder, docname, *place, literal.deepcopy(), dotted)
             link["classes"].append("cotflow-api")
             literal.replace_self(link)
 
@@ -312,7 +335,7 @@ def setup(app: Sphinx) -> dict:
     app.setup_extension("sphinx.ext.autodoc")
     app.connect("autodoc-process-docstring", rewrite)
     app.connect("autodoc-skip-member", choose)
-    app.connect("source-read", further_modules)
+    app.connect("source-read", folder)
     app.connect("missing-reference", resolve)
     app.add_node(Door)
     app.add_directive("front-door", FrontDoor)
