@@ -5,14 +5,14 @@ import re
 import numpy as np
 import pytest
 
-from cotbook.figures.animation import HEIGHT, MARGIN, WIDTH, Animation, Panel
+from cotbook.figures.animation import HEIGHT, MARGIN, WIDTH, Animation, Motion
 
 WINDOW = ((0.0, 1.0), (-1.0, 1.0))
 
 
 def animation(start, end, colours=None):
     colours = colours or ["#000000"] * len(start)
-    panel = Panel("d < 1", start, end, colours, 'points that go "up"')
+    panel = Motion("d < 1", start, end, colours, 'points that go "up"')
     return Animation([panel], WINDOW, ("s", "ω"))
 
 

@@ -42,7 +42,7 @@ RULES = """<style>
 
 
 @dataclass(frozen=True)
-class Panel:
+class Motion:
     """Point i goes from start[i] to end[i] at constant speed.
 
     Parameters
@@ -61,7 +61,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Animation:
-    """Panels side by side, on one clock and with the same axes; a cell shows it as its value.
+    """Motions side by side, on one clock and with the same axes; a cell shows it as its value.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ class Animation:
     seconds : from start to end; the motion then runs back.
     """
 
-    panels: Sequence[Panel]
+    panels: Sequence[Motion]
     window: tuple[tuple[float, float], tuple[float, float]]
     labels: tuple[str, str]
     seconds: float = 5.0
@@ -108,7 +108,7 @@ class Animation:
         down = HEIGHT - MARGIN - unit[:, 1] * (HEIGHT - 2 * MARGIN)
         return np.stack([across, down], axis=-1)
 
-    def _picture(self, panel: Panel) -> str:
+    def _picture(self, panel: Motion) -> str:
         paths, dots = [], []
         for (x, y), (x1, y1), colour in zip(
             self._screen(panel.start), self._screen(panel.end), panel.colours, strict=True

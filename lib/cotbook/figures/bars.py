@@ -15,7 +15,7 @@ def watched() -> bool:
     shell = sys.modules.get("IPython") and sys.modules["IPython"].get_ipython()
     kernel = getattr(shell, "kernel", None)
     if kernel is not None:
-        return bool(getattr(kernel, "_allow_stdin", False))
+        return bool(kernel.get_parent("shell").get("content", {}).get("allow_stdin", False))
     return sys.stderr.isatty()
 
 
