@@ -27,9 +27,9 @@ from cotflow.certificates import (
     initial_certificate,
     kernel_gaussian_cos,
     layer_kernels,
+    layer_stretch,
     least_eigenvalue,
     least_feature_eigenvalue,
-    lipschitz,
     pl_bound,
     pl_bound_independent,
     running_ball,
@@ -212,7 +212,7 @@ def test_layer_kernels_are_gram_matrices_at_the_state_before_the_layer():
 
 def test_lipschitz_bound_of_a_layer():
     weights, _, _ = random_net(3, 2)
-    bound = lipschitz(weights)
+    bound = layer_stretch(weights)
     by_hand = sum(
         float(weights.V[1, :, j].norm() * weights.W[1, j].norm()) for j in range(weights.width)
     )
@@ -334,7 +334,7 @@ def test_the_exponential_form_fails_for_layers_and_the_product_form_does_not(eps
     weights, x = steep_layer(epsilon)
     net = mean_field_net(TANH)
     at = gradient(net, weights, x, x + 1.0)
-    kernels, slopes = layer_kernels(net, weights, x)[:, 0, 0], lipschitz(weights)
+    kernels, slopes = layer_kernels(net, weights, x)[:, 0, 0], layer_stretch(weights)
     # In continuous depth the layer itself is passed half-way on average; leave that loss out.
     exponential = 2.0 * (kernels[0] * math.exp(-float(slopes[1])) + kernels[1]) / 2.0
     assert float(at.slope_squared / at.loss / exponential) == pytest.approx(ratio, rel=2e-3)

@@ -86,8 +86,8 @@ def test_overlap_lengths_sum_to_one(depth, reference):
     pieces = overlap(depth, reference)
     assert float(pieces.length.sum()) == pytest.approx(1.0, abs=1e-13)
     assert bool((pieces.length[:-1] > 0).all())
-    assert set(pieces.net.tolist()) == set(range(depth))
-    assert set(pieces.reference.tolist()) == set(range(reference))
+    assert set(pieces.first.tolist()) == set(range(depth))
+    assert set(pieces.second.tolist()) == set(range(reference))
 
 
 def step_function(values, numerator, denominator):

@@ -140,13 +140,13 @@ def test_a_hostile_search_stays_above_the_bound():
     for M in (best.radius, 3 * best.radius):
         bound = norms.bound(M)
         for size in (1.0, 0.1 * math.sqrt(best.largest_loss)):
-            found = smallest_pl(net, start, x, size * y, M, generator=g, draws=10, rounds=20)
+            found = smallest_pl(net, start, x, size * y, M, g, draws=10, rounds=20)
             assert bound.constant <= found.ratio <= found.drawn <= found.centre
 
 
 def test_search_returns_a_point_of_the_ball_with_its_ratio():
     net, start, x, y = problem(1, 4, 3, 2, 12, 3)
-    found = smallest_pl(net, start, x, y, 0.2, generator=torch.Generator().manual_seed(0), draws=8)
+    found = smallest_pl(net, start, x, y, 0.2, torch.Generator().manual_seed(0), draws=8)
     at = gradient(net, found.weights, x, y)
     assert float(pl_constant(at)) == pytest.approx(found.ratio, rel=1e-9)
     assert found.ratio < 0.9 * found.centre

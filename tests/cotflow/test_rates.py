@@ -1,14 +1,15 @@
-"""Exponents: exact on power laws, intervals that cover as often as they promise."""
+"""Exponents, their intervals, and limits: exact on series whose rate or limit is known."""
 
 import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from cotflow.measure.rates import loglog_slope, mean_interval
+from cotflow.measure.rates import loglog_slope, mean_interval, richardson, span
 
 x = np.array([2.0, 4.0, 8.0, 16.0, 64.0])
 
@@ -119,3 +120,35 @@ def test_bad_points_give_one_sentence(abscissae, ordinates, message):
 def test_an_interval_needs_two_values():
     with pytest.raises(ValueError, match="expected at least 2 values, received 1"):
         mean_interval([1.0])
+
+
+def test_polynomials_in_one_over_depth_are_extrapolated_exactly():
+    inverse = 1.0 / np.array([5.0, 10.0, 20.0, 40.0])
+    values = np.stack([3.0 - inverse + 2.0 * inverse**2 + 7.0 * inverse**3, 1.0 + inverse], -1)
+    limit, error = richardson(values)
+    assert limit == pytest.approx([3.0, 1.0], abs=1e-12)
+    assert error[1] < 1e-12
+
+
+def test_compound_interest_tends_to_the_exponential_within_its_error_estimate():
+    depths = np.array([8.0, 16.0, 32.0, 64.0])
+    limit, error = richardson((1.0 + 1.0 / depths) ** depths)
+    assert abs(limit - np.e) < error < 1e-4
+
+
+def test_one_depth_is_refused():
+    with pytest.raises(ValueError, match="at least 2 depths, received 1"):
+        richardson([1.0])
+
+
+@pytest.mark.parametrize("make", [list, np.array, torch.tensor])
+def test_a_span_is_all_values(make):
+    values = [2.0, 0.5, 0.5]
+    found = {point: span(make(values), "three", point=point) for point in ("max", "mean", "min")}
+    assert [fields.pop("measured") for fields in found.values()] == [2.0, 1.0, 0.5]
+    for fields in found.values():
+        assert fields == {"low": 0.5, "high": 2.0, "interval": "range over three"}
+
+
+def test_a_slope_and_a_span_fill_the_same_fields():
+    assert loglog_slope(x, x).measured().keys() == span(x, "points").keys()

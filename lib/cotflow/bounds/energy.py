@@ -62,7 +62,8 @@ def no_blow_up(
     E = (time * loss).sqrt()
 
     def reach(name: str) -> Tensor:
-        value = getattr(weights, name)
+        value: Tensor = getattr(weights, name)
+        start: Tensor
         if name in ("A", "B"):
             start = torch.linalg.matrix_norm(value, ord=2)
         else:
@@ -74,7 +75,8 @@ def no_blow_up(
     H = reach("A") * x.norm(dim=-1).amax(-1) * G.exp()
     P = 2.0 * reach("B") * (net.loss_factor * loss).sqrt() * G.exp()
     rate = c * H * P
-    return NoBlowUp(E, G, H, P, rate, largest_layer(weights).log() + rate * time)
+    log_layer = largest_layer(weights).log() + rate * time
+    return NoBlowUp(E=E, G=G, H=H, P=P, rate=rate, log_layer=log_layer)
 
 
 def layer_rate(net: ResidualNet, weights: Weights, at: Gradient) -> Float[Tensor, "*runs"]:
@@ -84,8 +86,26 @@ def layer_rate(net: ResidualNet, weights: Weights, at: Gradient) -> Float[Tensor
     η multiplies |V_k| + |W_k| by 1 + ηρ at most.
     """
     _require_layer_flow(net, weights)
-    h, p = at.states[..., :-1, :, :].norm(dim=-1), at.adjoints[..., 1:, :, :].norm(dim=-1)
-    return _gain(net, weights) * (h * p).mean(-1).amax(-1)
+    before, after = at_layers(at)
+    products: Tensor = before.norm(dim=-1) * after.norm(dim=-1)
+    return _gain(net, weights) * products.mean(-1).amax(-1)
+
+
+def at_layers(
+    at: Gradient,
+) -> tuple[Float[Tensor, "*runs L n q"], Float[Tensor, "*runs L n q"]]:
+    """(h_{k−1}, p_k) for k = 1..L: the state before each layer and the adjoint after it."""
+    states, adjoints = _kept(at)
+    return states[..., :-1, :, :], adjoints[..., 1:, :, :]
+
+
+def _kept(at: Gradient) -> tuple[Tensor, Tensor]:
+    if at.states is None or at.adjoints is None:
+        raise ValueError(
+            "bounds: expected a gradient with its states and adjoints, received one made without "
+            "them; ask for it without segment"
+        )
+    return at.states, at.adjoints
 
 
 def semiconvexity(
@@ -106,13 +126,14 @@ def semiconvexity(
             raise ValueError(f"semi-convexity: expected {name} = I, received another {name}")
     K1, K2 = net.activation.lipschitz, net.activation.curvature
     sigma0 = net.activation(weights.V.new_zeros(())).abs()
-    U = weights.V.norm(dim=-2).amax((-2, -1))
+    U: Tensor = weights.V.norm(dim=-2).amax((-2, -1))
     moment = weights.V.square().sum(-2) + weights.W.square().sum(-1)
     if weights.b is not None:
         moment = moment + weights.b.square()
     R = moment.mean((-2, -1)).sqrt()
-    X = (1.0 + at.states.square().sum(-1)).sqrt().amax((-2, -1))
-    r = (at.states[..., -1, :, :] - y).norm(dim=-1).mean(-1)
+    states, _ = _kept(at)
+    X = (1.0 + states.square().sum(-1)).sqrt().amax((-2, -1))
+    r: Tensor = (states[..., -1, :, :] - y).norm(dim=-1).mean(-1)
     D = (0.5 * K1 * R.square()).exp()
     a = D * (sigma0 + K1 * X * R)
     return r * D * (K2 * U * (X + a * R).square() + 2.0 * K1 * (X + 2.0 * a * R))

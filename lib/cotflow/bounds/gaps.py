@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cotflow.adjoint.gradient import Gradient
+from cotflow.bounds.energy import at_layers
 from cotflow.network.residual import ResidualNet
 from cotflow.network.weights import Weights
 
@@ -70,7 +71,12 @@ def worst_case(
     if kappa < math.inf:
         log_x = kappa + log_K_prime + log_M + math.log(x_bound)
         log_beta += float(np.logaddexp(log_kappa, log_x))
-    return WorstCase(K1, log_kappa / ln10, log_alpha / ln10, log_beta / ln10)
+    return WorstCase(
+        K1=K1,
+        log10_kappa=log_kappa / ln10,
+        log10_alpha=log_alpha / ln10,
+        log10_beta=log_beta / ln10,
+    )
 
 
 def gap_growth(
@@ -101,16 +107,19 @@ def gap_growth(
         return values[..., :-1, :, :], values[..., 1:, :, :]
 
     def length(values: Tensor) -> Tensor:
-        return torch.linalg.vector_norm(values, dim=-1)
+        norms: Tensor = torch.linalg.vector_norm(values, dim=-1)
+        return norms
 
     def operator_norm(values: Tensor) -> Tensor:
-        return torch.linalg.matrix_norm(values, ord=2)
+        norms: Tensor = torch.linalg.matrix_norm(values, ord=2)
+        return norms
 
     V, W = weights.V, weights.W
-    h, h1 = pair(at.states[..., :-1, :, :])
-    p, p1 = pair(at.adjoints[..., 1:, :, :])
-    z, z1 = pair(torch.matmul(at.states[..., :-1, :, :], W.mT) * c_q)
-    back, back1 = pair(torch.matmul(at.adjoints[..., 1:, :, :], V))
+    before, after = at_layers(at)
+    h, h1 = pair(before)
+    p, p1 = pair(after)
+    z, z1 = pair(torch.matmul(before, W.mT) * c_q)
+    back, back1 = pair(torch.matmul(after, V))
     dh, dp = length(h1 - h), length(p1 - p)
     W_norm, V_norm = operator_norm(W)[..., :-1], operator_norm(V)[..., :-1]
     feature1 = length(sigma(z1))

@@ -1,4 +1,4 @@
-"""The maps of single layers: Lipschitz constants where they are used, Jacobians, volumes."""
+"""The maps h ↦ h + f(h, θ_k) of the layers: Lipschitz constants of f, Jacobians of all together."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from cotflow.network.weights import Weights
 
 def sample_norms(values: Float[Tensor, "*batch ..."], batch: int = 1) -> Float[Tensor, "*batch"]:
     """Euclidean norm of each sample: over all axes but the first ``batch``."""
-    return values.flatten(batch).norm(dim=-1)
+    norms: Tensor = values.flatten(batch).norm(dim=-1)
+    return norms
 
 
 @torch.no_grad()
@@ -25,6 +26,7 @@ def jacobian_norms(
     states: Float[Tensor, "layers *batch ..."],
     iterations: int,
     generator: torch.Generator,
+    *,
     batch: int = 1,
 ) -> Float[Tensor, "L *batch"]:
     """‖D_hf(k, h_{k,i})‖₂ for every layer k and sample i, from below.
@@ -36,7 +38,7 @@ def jacobian_norms(
     norms = []
     for k, h in enumerate(states[:-1]):
         v = torch.randn(h.shape, generator=generator, dtype=h.dtype, device=h.device)
-        _, pull = vjp(lambda x, k=k: f(k, x), h)
+        pull = vjp(lambda x, k=k: f(k, x), h)[1]
         for _ in range(iterations):
             v = v / sample_norms(v, batch).reshape(*v.shape[:batch], *[1] * (v.ndim - batch))
             pushed = jvp(lambda x, k=k: f(k, x), (h,), (v,))[1]
@@ -50,6 +52,7 @@ def secants(
     f: Callable[[int, Tensor], Tensor],
     first: Float[Tensor, "L *batch ..."],
     second: Float[Tensor, "L *batch ..."],
+    *,
     batch: int = 1,
 ) -> Float[Tensor, "L *batch"]:
     """|f(k, y_k) − f(k, x_k)| / |y_k − x_k|, for every layer k and sample; nan where x_k = y_k.
@@ -71,7 +74,7 @@ def layer_lipschitz(net: ResidualNet, weights: Weights) -> Float[Tensor, "*runs 
     a_k is exact for the identity activation with W_k orthogonal.
     """
     scale = net.residual_scale(weights.depth, weights.width) * net.input_scale(weights.state)
-    norms = torch.linalg.matrix_norm(weights.V, 2) * torch.linalg.matrix_norm(weights.W, 2)
+    norms: Tensor = torch.linalg.matrix_norm(weights.V, 2) * torch.linalg.matrix_norm(weights.W, 2)
     return scale * net.activation.lipschitz * norms
 
 

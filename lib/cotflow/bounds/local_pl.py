@@ -66,7 +66,7 @@ class Proposition5:
 
     @property
     def stated(self) -> float:
-        return self.c4 / (self.samples**1.5 * self.state)
+        return self.c4 / (math.pow(self.samples, 1.5) * self.state)
 
     def failure(self, width: int, inputs: int, proxy: float = 1.0) -> dict[str, float]:
         """The three parts of δ at width m and input dimension d; ``proxy`` is v_x², the
@@ -91,12 +91,16 @@ def proposition_5(
             f"[M] Prop. 5: expected an order ≥ 2 with a coefficient ≠ 0, received {order}, {eta}"
         )
     return Proposition5(
-        order, eta, activation.bound, samples, state,
+        order=order,
+        coefficient=eta,
+        bound=activation.bound,
+        samples=samples,
+        state=state,
         c1=max(2.0**10 * K**2 * math.exp(4 * root * K) / eta**2, 1.0),
         c2=128.0 * K**2 * math.exp(2 * root * K) / eta,
         c3=min(eta / (32.0 * root * K), 0.5),
         c4=eta**3 / (2.0**14 * K**2 * math.exp(6 * root * K)),
-    )  # fmt: skip
+    )
 
 
 # −log of e^{−δ}/(1 − δ)^{1−δ} at δ = ¾, over 4: what the Chernoff bound gives at a quarter.
@@ -156,7 +160,9 @@ def theorem_6(five: Proposition5, lipschitz: float, width: float) -> Theorem6:
     # The tower e^{2K} outweighs every other factor once K is large.
     tower = log10_K + math.log10(2.0 / ln10)
     exact = math.log10(-log10_C(10.0**log10_K)) if log10_K < 100 else tower
-    return Theorem6(log10_K, exact, kind_K, log10_C(kind_K))
+    return Theorem6(
+        log10_K=log10_K, log10_log10_C=exact, kind_K=kind_K, kind_log10_C=log10_C(kind_K)
+    )
 
 
 def proposition_8(
@@ -225,6 +231,12 @@ class StartNorms:
     W: Float[Tensor, " L"]
     least: Float[Tensor, " L"]
 
+    def _growth(self, radius: float) -> tuple[float, float]:
+        """(g, e^g) with g = K c_m c_q M(w + M), w = max_k‖W_k‖."""
+        M, (c_m, c_q) = radius, self.scales
+        g = self.lipschitz * c_m * c_q * M * (float(self.W.max()) + M)
+        return g, math.exp(min(g, 700.0))
+
     def bound(self, radius: float) -> StartBound:
         """µ = (4c_ℓc_m²/n) mean_k(s_k − Δ_k)₊² (σ_min(B) − M)₊² (1 − g/L)₊^{2L} at radius M.
 
@@ -234,9 +246,8 @@ class StartNorms:
         activation with σ(0) = 0 and K = sup|σ′| < ∞.
         """
         M, (c_m, c_q), K = radius, self.scales, self.lipschitz
-        w = float(self.W.max())
-        g = K * c_m * c_q * M * (w + M)
-        growth, first = math.exp(min(g, 700.0)), (self.A + M) * self.x
+        g, growth = self._growth(M)
+        first = (self.A + M) * self.x
         H, D = growth * first, M * self.x + (growth - 1.0) * first
         kept = self.least - math.sqrt(self.samples) * K * c_q * (M * H + self.W * D)
         constant = float(kept.clamp_min(0.0).square().mean())
@@ -245,14 +256,14 @@ class StartNorms:
         constant *= max(1.0 - g / self.depth, 0.0) ** (2 * self.depth)
         adjoint = (self.B + M) * growth
         speed = max(adjoint * max(g * H / M, self.x), H)
-        return StartBound(M, constant, 2.0 * math.sqrt(self.loss_factor) * speed)
+        return StartBound(
+            radius=M, constant=constant, speed=2.0 * math.sqrt(self.loss_factor) * speed
+        )
 
     def derivatives(self, radius: float) -> float:
         """K: ‖∂₁f‖ ≤ g and ‖∂_Vf‖ + ‖∂_Wf‖ ≤ gH/M in the ball, the larger of the two."""
-        w, (c_m, c_q) = float(self.W.max()), self.scales
-        layer = self.lipschitz * c_m * c_q * (w + radius)
-        g = layer * radius
-        return max(g, layer * (self.A + radius) * self.x * math.exp(min(g, 700.0)))
+        g, growth = self._growth(radius)
+        return max(g, g * growth * (self.A + radius) * self.x / radius)
 
     def best(self, radii: int = 400) -> StartBound:
         """The radius, among ``radii`` geometrically spaced ones, that admits the largest loss."""
@@ -287,7 +298,8 @@ def least_feature_singular_values(
     features = _features(net, weights, x)
     if features.shape[-1] < features.shape[-2]:
         return features.new_zeros(features.shape[:-2])
-    return torch.linalg.svdvals(features)[..., -1]
+    values: Tensor = torch.linalg.svdvals(features)
+    return values[..., -1]
 
 
 def start_constant(
@@ -305,7 +317,7 @@ def start_constant(
     kernel = kernel * net.residual_scale(1, weights.width) ** 2
     kernel = kernel + ("A" in net.trained) * torch.matmul(x, x.mT)
     kernel = kernel + ("B" in net.trained) * torch.matmul(x, x.mT)
-    least = torch.linalg.eigvalsh(kernel)[..., 0].clamp_min(0.0)
+    least: Tensor = torch.linalg.eigvalsh(kernel)[..., 0].clamp_min(0.0)
     return 4.0 * net.loss_factor / x.shape[-2] * least
 
 

@@ -55,8 +55,8 @@ def smallest_pl(
     x: Tensor,
     y: Tensor,
     radius: float,
-    *,
     generator: torch.Generator,
+    *,
     draws: int = 64,
     rounds: int = 40,
 ) -> SmallestFound:
@@ -89,7 +89,7 @@ def smallest_pl(
     value, _ = _log_ratio(net, point, x, y)
     if value < math.log(ratio):
         best, ratio = point, math.exp(value)
-    return SmallestFound(ratio, best, centre, drawn)
+    return SmallestFound(ratio=ratio, weights=best, centre=centre, drawn=drawn)
 
 
 def _noise(like: Tensor, generator: torch.Generator) -> Tensor:
@@ -105,9 +105,8 @@ def _log_ratio(
         loss = net.loss(replace(weights, **leaves), x, y)
         partials = torch.autograd.grad(loss, list(leaves.values()), create_graph=True)
         rates = net.rates(weights)
-        slope = sum(
-            rates[name] * g.square().sum() for name, g in zip(leaves, partials, strict=True)
-        )
+        squares = (rates[name] * g.square().sum() for name, g in zip(leaves, partials, strict=True))
+        slope = sum(squares, loss.new_zeros(()))
         value = slope.log() - loss.log()
         found = torch.autograd.grad(value, list(leaves.values()))
     return float(value.detach()), dict(zip(leaves, found, strict=True))

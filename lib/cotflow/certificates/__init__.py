@@ -1,8 +1,17 @@
 """Certificates of convergence: numbers computed at the start that bound the whole flow.
 
 For h_{k+1} = h_k + (1/(Lm)) Σ_j u_j σ(w_j·h_k + b_j), |σ| ≤ 1, |σ′| ≤ 1, and the risk
-(1/2N)Σ|Bh_L − y|². One direction: features → kernel → slope at one net → slope on a ball →
-certificate. Every bound is rounded outward.
+(1/2N)Σ|Bh_L − y|². One direction: features → eigenvalues of their kernel → slope at one net →
+slope on a ball → certificate. Every bound is rounded outward.
+
+>>> import torch
+>>> from cotflow import COS, Sizes, mean_field_net, tied
+>>> g = torch.Generator().manual_seed(0)
+>>> start = gaussian_cos(tied(Sizes(4, 128, 3, 2, 1), g), g, tau=1.0)  # L, m, q, d, d′
+>>> x = torch.tensor([[0.0, 0.0], [2.0, 0.0], [0.0, 2.0]], dtype=torch.float64)  # N = 3
+>>> kernels = layer_kernels(mean_field_net(COS), start, x)
+>>> kernels.shape, bool(least_eigenvalue(kernels[0]) > 0)
+(torch.Size([4, 3, 3]), True)
 """
 
 from cotflow.certificates.certificate import (
@@ -17,7 +26,7 @@ from cotflow.certificates.features import (
     gaussian_cos,
     kernel_gaussian_cos,
     layer_kernels,
-    lipschitz,
+    layer_stretch,
 )
 from cotflow.certificates.initial_ball import InitialBall, initial_ball
 from cotflow.certificates.running_ball import RunningBall, running_ball
@@ -35,9 +44,9 @@ __all__ = [
     "initial_certificate",
     "kernel_gaussian_cos",
     "layer_kernels",
+    "layer_stretch",
     "least_eigenvalue",
     "least_feature_eigenvalue",
-    "lipschitz",
     "pl_bound",
     "pl_bound_independent",
     "running_ball",

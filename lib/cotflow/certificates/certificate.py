@@ -99,7 +99,7 @@ def _by_budget(
     if obstacle or not risk <= largest:
         return reach, 0.0, largest, obstacle
     if radius is None:
-        first = np.searchsorted(budget, up(math.sqrt(risk)))
+        first = int(np.searchsorted(budget, up(math.sqrt(risk))))
         reach = float(radii[min(first, INTERVALS)])
     return reach, float(down(ball.root(reach) ** 2)), largest, obstacle
 
@@ -155,7 +155,7 @@ def _certificate(
     unfit = _unfit(ball, passed)
     if unfit:
         found = radius or 0.0, 0.0, 0.0, unfit
-    elif theorem == "explicit":
+    elif theorem == "explicit" and isinstance(ball, InitialBall):
         found = _by_one_radius(ball, risk, radius)
     else:
         found = _by_budget(ball, risk, radius)
@@ -164,7 +164,14 @@ def _certificate(
         where = "" if radius is None else f" of the ball of radius R = {radius:.4g}"
         reason = f"the risk {risk:.4g} at the start is above the threshold {largest:.4g}{where}"
     return Certificate(
-        rate > 0.0, reach, rate, risk, largest, ball.feature_eigenvalue, theorem, reason
+        holds=rate > 0.0,
+        radius=reach,
+        rate=rate,
+        risk=risk,
+        largest_risk=largest,
+        feature_eigenvalue=ball.feature_eigenvalue,
+        theorem=theorem,
+        reason=reason,
     )
 
 
@@ -197,6 +204,16 @@ def initial_certificate(
         features that admit no certificate are no error: ``holds`` is False and ``reason`` tells.
 
     Source: [C], proofs in the chapter on local PL.
+
+    >>> import torch
+    >>> from cotflow import COS, Sizes, mean_field_net, tied
+    >>> from cotflow.certificates import gaussian_cos
+    >>> net, g = mean_field_net(COS), torch.Generator().manual_seed(0)
+    >>> start = gaussian_cos(tied(Sizes(4, 128, 3, 2, 1), g), g)  # L, m, q, d, d′
+    >>> x = torch.tensor([[0.0, 0.0], [2.0, 0.0], [0.0, 2.0]], dtype=torch.float64)
+    >>> y = torch.tensor([[1.0], [-1.0], [1.0]], dtype=torch.float64)
+    >>> [initial_certificate(net, start, x, size * y).holds for size in (0.01, 1.0)]
+    [True, False]
     """
     require_ball(net, weights)
     require_data(weights, x, y)

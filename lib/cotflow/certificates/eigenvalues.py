@@ -14,7 +14,8 @@ from cotflow.certificates.rounding import down, gamma, up
 
 
 def _frobenius(matrix: Tensor) -> Tensor:
-    return up(torch.linalg.matrix_norm(matrix), matrix.shape[-1] * matrix.shape[-2])
+    norm: Tensor = torch.linalg.matrix_norm(matrix)
+    return up(norm, matrix.shape[-1] * matrix.shape[-2])
 
 
 def _departure(basis: Float[Tensor, "*runs m n"]) -> Float[Tensor, "*runs"]:

@@ -1,4 +1,4 @@
-"""K_k,ij = (1/m) Σ_a σ(w_a·h_i + b_a) σ(w_a·h_j + b_a), the kernel that a layer's features span."""
+"""Φ_k,ia = σ(w_a·h_{k,i} + b_a): the features of each layer on the data, and K_k = Φ_kΦ_kᵀ/m."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ def exact(weights: Weights) -> Weights:
 
 def length(vectors: Float[Tensor, "*shape q"]) -> Float[Tensor, "*shape"]:
     """|v|, rounded up."""
-    return up(torch.linalg.vector_norm(vectors, dim=-1), vectors.shape[-1])
+    norms: Tensor = torch.linalg.vector_norm(vectors, dim=-1)
+    return up(norms, vectors.shape[-1])
 
 
-def lipschitz(weights: Weights) -> Float[Tensor, "*runs L"]:
+def layer_stretch(weights: Weights) -> Float[Tensor, "*runs L"]:
     """(1/m) Σ_j |u_j||w_j| ≥ Lip F_k, layer by layer, for |σ′| ≤ 1; rounded up."""
     weights = exact(weights)
     return up((length(weights.V.mT) * length(weights.W)).mean(-1), weights.width)
@@ -60,11 +61,13 @@ def forward(net: ResidualNet, weights: Weights, x: Float[Tensor, "*data n d"]) -
     """
     weights, x = exact(weights), x.detach().to("cpu", torch.float64)
     depth, m, q, d = weights.depth, weights.width, weights.state, weights.A.shape[-1]
-    slopes = lipschitz(weights)
+    stretch = layer_stretch(weights)
     h = x @ weights.A.mT
     size = up(torch.linalg.matrix_norm(weights.A), d * q)[..., None]
     error = gamma(d) * size * length(x)
-    h, error = torch.broadcast_tensors(h, error[..., None])
+    h, error = torch.broadcast_tensors(  # type: ignore[no-untyped-call]  # torch has no types for it
+        h, error[..., None]
+    )
     error = error[..., 0]
     states, errors, features, feature_errors = [h], [error], [], []
     for k in range(depth):
@@ -81,7 +84,7 @@ def forward(net: ResidualNet, weights: Weights, x: Float[Tensor, "*data n d"]) -
         size = length(V.mT)[..., None, :] / m
         local = (size * (wrong + gamma(m + 4) * phi.abs())).sum(-1) / depth
         h = h + phi @ V.mT / (m * depth)
-        error = error * (1.0 + slopes[..., k, None] / depth) + up(local, m)
+        error = error * (1.0 + stretch[..., k, None] / depth) + up(local, m)
         error = up(error + 2.0 * UNIT * length(h))
         error = torch.where(error.isnan(), math.inf, error)
         states.append(h)
@@ -89,10 +92,10 @@ def forward(net: ResidualNet, weights: Weights, x: Float[Tensor, "*data n d"]) -
     if not bool(torch.isfinite(torch.stack(states)).all()):
         raise ValueError("certificate: the network's hidden states are beyond the range of numbers")
     return Forward(
-        torch.stack(states, -3),
-        torch.stack(errors, -2),
-        torch.stack(features, -3),
-        torch.stack(feature_errors, -1),
+        states=torch.stack(states, -3),
+        state_error=torch.stack(errors, -2),
+        features=torch.stack(features, -3),
+        feature_error=torch.stack(feature_errors, -1),
     )
 
 
@@ -130,9 +133,10 @@ def gaussian_cos(
     if layers not in ("tied", "independent"):
         raise ValueError(f"layers: expected tied or independent, received {layers!r}")
     drawn = 1 if layers == "tied" else depth
-    like = {"dtype": weights.W.dtype, "device": generator.device}
-    W = torch.randn(*runs, drawn, m, q, generator=generator, **like) * tau
-    b = torch.rand(*runs, drawn, m, generator=generator, **like) * (2.0 * math.pi)
+    dtype, device = weights.W.dtype, generator.device
+    W = torch.randn(*runs, drawn, m, q, generator=generator, dtype=dtype, device=device) * tau
+    b = torch.rand(*runs, drawn, m, generator=generator, dtype=dtype, device=device)
+    b = b * (2.0 * math.pi)
     return Weights(
         A=weights.A,
         V=torch.zeros_like(weights.V),

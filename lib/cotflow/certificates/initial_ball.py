@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float
+from torch import Tensor
 
 from cotflow.certificates.features import Forward, exact, forward, length
 from cotflow.certificates.norms import data_norm, feature_norms
@@ -58,16 +59,17 @@ class InitialBall:
 
     def root(self, radius: Reals) -> Reals:
         """√m(R) = σ_min(B) √(2/N) (√λ₀ − G(R))₊ (1 − Λ(R))₊, nonincreasing in R, every depth."""
-        kernel = np.maximum(
-            down(math.sqrt(self.feature_eigenvalue)) - self.kernel_loss(radius), 0.0
-        )
+        root = down(math.sqrt(self.feature_eigenvalue))
+        kernel: Reals = np.maximum(root - self.kernel_loss(radius), 0.0)
         kept = np.maximum(1.0 - self.stretch(radius), 0.0)
         return down(self.output * math.sqrt(2.0 / self.points) * kernel * kept)
 
     def explicit_eigenvalue(self, radius: Reals) -> Reals:
         """λ_R = λ₀ − 2N(√(1 + (X₀ + R)²) + b₀)R."""
         R = np.asarray(radius, dtype=float)
-        lost = 2.0 * self.points * (np.hypot(1.0, self.data_radius + R) + self.feature_moment) * R
+        lost: Reals = (
+            2.0 * self.points * (np.hypot(1.0, self.data_radius + R) + self.feature_moment) * R
+        )
         return self.feature_eigenvalue - up(lost)
 
     def explicit(self, radius: Reals) -> Reals:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 UNIT = 2.0**-53
 Reals = float | np.ndarray
-Value = TypeVar("Value", float, np.ndarray, Tensor)
+Value = TypeVar("Value", float, np.ndarray, Tensor, Reals)
 
 
 def gamma(operations: int) -> float:

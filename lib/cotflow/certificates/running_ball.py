@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
+from torch import Tensor
 
 from cotflow.certificates.features import Forward, exact, forward
 from cotflow.certificates.norms import data_norm, feature_norms
@@ -69,14 +70,14 @@ class RunningBall:
         """â(R) = min(max_k (U_k + √L R)(β_k + √L R)/L, Λ(R)) ≥ max_k Lip F_k/L."""
         reach = math.sqrt(self.depth) * np.asarray(radius, dtype=float)[..., None]
         layers = (self.outer + reach) * (self.inner + reach) / self.depth
-        return np.minimum(up(layers.max(-1)), self.stretch(radius))
+        steepest: Reals = np.minimum(up(layers.max(-1)), self.stretch(radius))
+        return steepest
 
     def root(self, radius: Reals) -> Reals:
         """√m(R) = σ_min(B) √(2/N) (1 − â)^{Λ/â} (√λ̄ − (max κ + δ)R − √(mean β²) δ)₊, and 0
         where â ≥ 1; nonincreasing in R."""
-        kernel = np.maximum(
-            down(math.sqrt(self.feature_eigenvalue)) - self.kernel_loss(radius), 0.0
-        )
+        root = down(math.sqrt(self.feature_eigenvalue))
+        kernel: Reals = np.maximum(root - self.kernel_loss(radius), 0.0)
         a, stretch = self.steepest(radius), self.stretch(radius)
         inside = a < 1.0
         safe = np.where(inside, np.maximum(a, 1e-300), 0.5)

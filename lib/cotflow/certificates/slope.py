@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cotflow.certificates.eigenvalues import least_feature_eigenvalue, least_singular_value
-from cotflow.certificates.features import exact, forward, lipschitz
+from cotflow.certificates.features import exact, forward, layer_stretch
 from cotflow.certificates.hypotheses import require_data, require_network
 from cotflow.certificates.rounding import down, gamma, up
 from cotflow.network.residual import ResidualNet
@@ -33,7 +33,7 @@ def pl_bound(
     require_data(weights, x)
     eigenvalues = forward(net, weights, x).least_eigenvalues()
     depth = weights.depth
-    kept = (1.0 - up(lipschitz(weights) / depth)).clamp_min(0.0)
+    kept = (1.0 - up(layer_stretch(weights) / depth)).clamp_min(0.0)
     # Layers after k: the product runs from the output backwards and leaves out k itself.
     after = torch.cat([torch.ones_like(kept[..., :1]), kept.flip(-1)[..., :-1]], -1)
     after = after.cumprod(-1).flip(-1).square()
@@ -60,7 +60,7 @@ def pl_bound_independent(
     eigenvalue = least_feature_eigenvalue(joined, error)
     features = up(passed.features.square().sum((-2, -1)).sqrt(), n * weights.width)
     kernel = up((features + passed.feature_error).square() / weights.width)
-    growth = up(1.0 + lipschitz(weights) / depth)
+    growth = up(1.0 + layer_stretch(weights) / depth)
     after = torch.cat([torch.ones_like(growth[..., :1]), growth.flip(-1)[..., :-1]], -1)
     after = up(after.cumprod(-1).flip(-1), 2 * depth) - 1.0 + 2.0 * gamma(1)
     lost = up((kernel * after.square()).mean(-1).sqrt(), depth)

@@ -9,7 +9,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cotflow.transport.step_functions import Pieces, common_refinement
+
 Nodes = Literal["ends", "midpoints", "starts"]
+
+
+def require_depth_variable(s: float) -> None:
+    """Refuse what is no place in a net."""
+    if not 0.0 <= s <= 1.0:
+        raise ValueError(f"depth variable: expected 0 ≤ s ≤ 1, received {s}")
 
 
 def linear_weights(depth: int, s: float, nodes: Nodes = "ends") -> tuple[int, int, float]:
@@ -19,8 +27,7 @@ def linear_weights(depth: int, s: float, nodes: Nodes = "ends") -> tuple[int, in
     holds the first and last values constant beyond their midpoints; "starts" puts it at k/L, where
     the step of the layer starts, and holds the last value constant.
     """
-    if not 0.0 <= s <= 1.0:
-        raise ValueError(f"depth variable: expected 0 ≤ s ≤ 1, received {s}")
+    require_depth_variable(s)
     if nodes == "ends":
         position = s * (depth - 1)
     elif nodes == "midpoints":
@@ -35,41 +42,30 @@ def linear_weights(depth: int, s: float, nodes: Nodes = "ends") -> tuple[int, in
 
 
 def interpolate(
-    values: Float[Tensor, "*runs L a c"],
-    s: float,
-    nodes: Nodes = "ends",
-) -> Float[Tensor, "*runs a c"]:
-    """Z(s), piecewise linear in s between layers; see :func:`linear_weights`."""
-    left, right, theta = linear_weights(values.shape[-3], s, nodes)
-    return torch.lerp(values[..., left, :, :], values[..., right, :, :], theta)
+    values: Float[Tensor, "*before L *after"], s: float, nodes: Nodes = "ends", *, dim: int = -3
+) -> Float[Tensor, "*before *after"]:
+    """Z(s), piecewise linear in s between layers; see :func:`linear_weights`.
+
+    Parameters
+    ----------
+    dim : the depth axis.
+    """
+    left, right, theta = linear_weights(values.shape[dim], s, nodes)
+    return torch.lerp(values.select(dim, left), values.select(dim, right), theta)
 
 
-@dataclass(frozen=True)
-class Overlap:
+def overlap(depth: int, reference_depth: int) -> Pieces:
     """Which layer of a net faces which layer of the reference, and for how long in s.
 
     Both nets are the step functions Z^L(s) = Z^L_{⌊(L−1)s⌋+1} of [M] (8), constant in s between
-    breakpoints k/(L−1); the pieces are their common refinement, found in integer arithmetic.
+    breakpoints k/(L−1); the last piece is the point s = 1, of length 0.
     """
-
-    net: Tensor
-    reference: Tensor
-    length: Tensor
-
-
-def overlap(depth: int, reference_depth: int) -> Overlap:
-    """Common refinement of two step functions; the last piece is the point s = 1, of length 0."""
-    a, b = max(depth - 1, 1), max(reference_depth - 1, 1)
-    # Breakpoints in units of 1/(a·b): k·b for the net, j·a for the reference.
-    points = torch.cat([torch.arange(a + 1) * b, torch.arange(b + 1) * a]).unique()
-    starts = points[:-1]
-    net, reference = starts // b, starts // a
-    length = (points[1:] - starts).to(torch.float64) / (a * b)
+    pieces = common_refinement(max(depth - 1, 1), max(reference_depth - 1, 1))
     end = torch.tensor([1])
-    return Overlap(
-        torch.cat([net, (depth - 1) * end]),
-        torch.cat([reference, (reference_depth - 1) * end]),
-        torch.cat([length, 0.0 * end]),
+    return Pieces(
+        first=torch.cat([pieces.first, (depth - 1) * end]),
+        second=torch.cat([pieces.second, (reference_depth - 1) * end]),
+        length=torch.cat([pieces.length, 0.0 * end]),
     )
 
 
@@ -92,8 +88,8 @@ def distance_to_reference(
     where = values.device
     squared = (
         (
-            values.index_select(-3, pieces.net.to(where))
-            - reference.index_select(-3, pieces.reference.to(where))
+            values.index_select(-3, pieces.first.to(where))
+            - reference.index_select(-3, pieces.second.to(where))
         )
         .square()
         .sum((-2, -1))

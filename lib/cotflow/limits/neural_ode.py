@@ -1,4 +1,13 @@
-"""The neural ODE of given weights, by torchdiffeq: an independent check of the layered nets."""
+"""The neural ODE of given weights, by torchdiffeq: an independent check of the layered nets.
+
+>>> s = torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)
+>>> h0 = torch.ones(5, 2, dtype=torch.float64)  # n = 5 states of dimension q = 2
+>>> H = integrate(lambda s, h: 2 * s * h, h0, s).states  # H(s) = e^{s²} H(0)
+>>> H.shape
+torch.Size([3, 5, 2])
+>>> bool((H[-1] - torch.e).abs().max() < 1e-6)
+True
+"""
 
 from __future__ import annotations
 
@@ -8,7 +17,6 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torchdiffeq import odeint
 
 from cotflow.limits.depth import interpolate
 from cotflow.network.residual import ResidualNet
@@ -50,6 +58,8 @@ def integrate(
     tolerance : relative and absolute, on the root mean square of all entries.
     jumps : where f jumps in s: steps end there, and each side sees its own value.
     """
+    from torchdiffeq import odeint
+
     evaluations = 0
 
     def velocity(time: Tensor, h: Tensor) -> Tensor:
@@ -59,10 +69,10 @@ def integrate(
 
     options = {} if jumps is None else {"jump_t": torch.as_tensor(jumps, dtype=torch.float64)}
     times = s.to(h0)
-    states = odeint(
+    states: Tensor = odeint(
         velocity, h0, times, rtol=tolerance, atol=tolerance, method="dopri5", options=options
     )
-    return Trajectory(states, evaluations)
+    return Trajectory(states=states, evaluations=evaluations)
 
 
 @torch.no_grad()

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields, replace
-from typing import Literal, TypeVar
+from dataclasses import Field, fields, replace
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, get_args, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.func import jvp
 
-from cotflow.limits.depth import linear_weights
+from cotflow.limits.depth import interpolate, require_depth_variable
 
 Rule = Literal["constant", "linear"]
-Layers = TypeVar("Layers")
+
+
+@runtime_checkable
+class Dataclass(Protocol):
+    """Weights of any kind: of one layer, of a net."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+
+Layers = TypeVar("Layers", bound=Dataclass)
 
 
 def map_tensors(function: Callable[..., Tensor], first: Layers, *others: Layers) -> Layers:
@@ -41,14 +50,13 @@ def refine(
     """
     if depth < 1:
         raise ValueError(f"refinement: expected a depth ≥ 1, received {depth}")
+    _require_rule(rule)
     given = values.shape[dim]
     position = torch.arange(depth, device=values.device) * given
     left = position // depth
     before = values.index_select(dim, left)
     if rule == "constant":
         return before
-    if rule != "linear":
-        raise ValueError(f"refinement: expected 'constant' or 'linear', received {rule!r}")
     after = values.index_select(dim, (left + 1).clamp(max=given - 1))
     theta = (position % depth).to(values.dtype) / depth
     return torch.lerp(
@@ -60,17 +68,21 @@ def layer_at(
     values: Float[Tensor, "*before L *after"], s: float, rule: Rule = "linear", dim: int = 0
 ) -> Float[Tensor, "*before *after"]:
     """Z(s) for s in [0, 1], by the same rules as :func:`refine`; s = j/D gives its layer j."""
+    _require_rule(rule)
+    if rule == "linear":
+        return interpolate(values, s, "starts", dim=dim)
+    require_depth_variable(s)
     depth = values.shape[dim]
-    left, right, theta = linear_weights(depth, s, "starts")
-    if rule == "constant":
-        # s·L may round across a node k/L; s itself, computed as k/L, compares exactly.
-        k = int(s * depth)
-        k += (k + 1) / depth <= s
-        k -= k / depth > s
-        return values.select(dim, min(k, depth - 1))
-    if rule != "linear":
+    # s·L may round across a node k/L; s itself, computed as k/L, compares exactly.
+    k = int(s * depth)
+    k += (k + 1) / depth <= s
+    k -= k / depth > s
+    return values.select(dim, min(k, depth - 1))
+
+
+def _require_rule(rule: str) -> None:
+    if rule not in get_args(Rule):
         raise ValueError(f"refinement: expected 'constant' or 'linear', received {rule!r}")
-    return torch.lerp(values.select(dim, left), values.select(dim, right), theta)
 
 
 @torch.no_grad()

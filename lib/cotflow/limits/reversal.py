@@ -91,7 +91,8 @@ class KeptTensors(torch.autograd.graph.saved_tensors_hooks):
         self.peak = 0
         super().__init__(self._pack, lambda kept: kept.tensor)
 
-    def __enter__(self) -> KeptTensors:
+    # torch's own gives nothing to `as`.
+    def __enter__(self) -> KeptTensors:  # type: ignore[override]
         super().__enter__()
         return self
 

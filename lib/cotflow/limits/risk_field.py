@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torchdiffeq import odeint
 
+from cotflow.limits.neural_ode import integrate
 from cotflow.network.residual import ResidualNet
 
 
-def field(
+def risk_gradient(
     net: ResidualNet,
     omega: Float[Tensor, "*batch j p"],
     h: Float[Tensor, "*batch n q"],
@@ -35,9 +35,9 @@ def field(
 
     Source: [C], standard.
     """
-    u, w, b = split(omega, h.shape[-1])
+    u, w, b = _split(omega, h.shape[-1])
     z = _pre_activations(net, w, b, h)
-    scale = phi_scale(net, width) / h.shape[-2]
+    scale = _phi_scale(net, width) / h.shape[-2]
     push = torch.matmul(u, p.mT) * net.activation.derivative(z)
     parts = [
         torch.matmul(net.activation(z), p),
@@ -56,10 +56,10 @@ def landscape(
     *,
     width: int,
 ) -> Float[Tensor, "*batch j"]:
-    """V(ω) = (1/n) Σ_i ⟨φ(ω, h_i), p_i⟩, the function of ω whose gradient is :func:`field`."""
-    u, w, b = split(omega, h.shape[-1])
+    """V(ω) = (1/n) Σ_i ⟨φ(ω, h_i), p_i⟩, whose gradient in ω is :func:`risk_gradient`."""
+    u, w, b = _split(omega, h.shape[-1])
     features = net.activation(_pre_activations(net, w, b, h))
-    return phi_scale(net, width) * (features * torch.matmul(u, p.mT)).mean(-1)
+    return _phi_scale(net, width) * (features * torch.matmul(u, p.mT)).mean(-1)
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,8 @@ def continuous_sweep(
     """∂_s x = F(x), x(0) = x, and ∂_s p = −[D_x F]ᵀ p, p(1) = 2c_ℓ(x(1) − y), no embeddings.
 
     F(x) = (1/m) Σ_j φ(ω_j(s), x): the measure has m atoms a layer that are functions of s.
-    Dormand–Prince 5(4) of torchdiffeq, forwards for x and then backwards for the pair (x, p);
-    relative and absolute tolerance as given. Discretize first for the gradient of a layered net
+    By :func:`cotflow.limits.neural_ode.integrate`, forwards for x and then backwards for the pair
+    (x, p), with that tolerance. Discretize first for the gradient of a layered net
     (:func:`cotflow.gradient`): this one is its limit, O(1/L) away.
 
     Parameters
@@ -104,18 +104,17 @@ def continuous_sweep(
         )
     if not (s[0] >= 0.0 and s[-1] <= 1.0 and bool((s.diff() > 0).all())):
         raise ValueError(f"continuous depth: expected 0 ≤ s_1 < s_2 < … ≤ 1, received {s}")
-    options = {"rtol": tolerance, "atol": tolerance, "method": "dopri5"}
 
-    def layer(depth: Tensor, h: Tensor) -> tuple[Tensor, Tensor, Tensor, float]:
-        at = omega(min(max(float(depth), 0.0), 1.0))
-        u, w, b = split(at, h.shape[-1])
-        return u, w, _pre_activations(net, w, b, h), phi_scale(net, at.shape[-2]) / at.shape[-2]
+    def layer(depth: float, h: Tensor) -> tuple[Tensor, Tensor, Tensor, float]:
+        at = omega(depth)
+        u, w, b = _split(at, h.shape[-1])
+        return u, w, _pre_activations(net, w, b, h), _phi_scale(net, at.shape[-2]) / at.shape[-2]
 
-    def forward(depth: Tensor, h: Tensor) -> Tensor:
+    def forward(depth: float, h: Tensor) -> Tensor:
         u, _, z, scale = layer(depth, h)
         return scale * torch.matmul(net.activation(z).mT, u)
 
-    def backward(depth: Tensor, pair: Tensor) -> Tensor:
+    def backward(depth: float, pair: Tensor) -> Tensor:
         h, p = pair
         u, w, z, scale = layer(depth, h)
         slope = torch.matmul(u, p.mT) * net.activation.derivative(z)
@@ -123,20 +122,24 @@ def continuous_sweep(
         return scale * torch.stack([torch.matmul(net.activation(z).mT, u), -pull])
 
     ends = torch.tensor([0.0, 1.0]).to(x)
-    runs = torch.broadcast_shapes(x.shape[:-2], omega(0.0).shape[:-2])
-    last = odeint(forward, x.expand(*runs, *x.shape[-2:]), ends, **options)[-1]
+    runs = torch.broadcast_shapes(  # type: ignore[no-untyped-call]  # torch has no types for it
+        x.shape[:-2], omega(0.0).shape[:-2]
+    )
+    start = x.expand(*runs, *x.shape[-2:])
+    last = integrate(forward, start, ends, tolerance=tolerance).states[-1]
     error = last - y
     at_end = torch.stack([last, 2.0 * net.loss_factor * error])
     inner = s.to(x)[s < 1.0]
     found = at_end[None]
     if len(inner):
-        found = odeint(backward, at_end, torch.cat([inner, ends[1:]]).flip(0), **options).flip(0)
+        times = torch.cat([inner, ends[1:]]).flip(0)
+        found = integrate(backward, at_end, times, tolerance=tolerance).states.flip(0)
     found = found[: len(s)]
     loss = net.loss_factor * error.square().sum(-1).mean(-1)
-    return ContinuousSweep(loss, found[:, 0], found[:, 1])
+    return ContinuousSweep(loss=loss, states=found[:, 0], adjoints=found[:, 1])
 
 
-def split(
+def _split(
     omega: Float[Tensor, "*batch j p"], state: int
 ) -> tuple[
     Float[Tensor, "*batch j q"], Float[Tensor, "*batch j q"], Float[Tensor, "*batch j"] | None
@@ -151,7 +154,7 @@ def split(
     return omega[..., :state], omega[..., state : 2 * state], b
 
 
-def phi_scale(net: ResidualNet, width: int) -> float:
+def _phi_scale(net: ResidualNet, width: int) -> float:
     """m c_m, the factor of φ that turns (1/m) Σ_j φ(ω_j, h) into the residual of the net."""
     return width * net.residual_scale(1, width)
 

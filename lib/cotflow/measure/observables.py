@@ -11,11 +11,17 @@ from cotflow.network.weights import Weights
 
 def gaps(values: Float[Tensor, "*runs L a c"]) -> Float[Tensor, "*runs gaps"]:
     """‖Z_{k+1} − Z_k‖_F for k = 1..L−1."""
-    return torch.linalg.vector_norm(values.diff(dim=-3), dim=(-2, -1))
+    norms: Tensor = torch.linalg.vector_norm(values.diff(dim=-3), dim=(-2, -1))
+    return norms
 
 
 def largest_gap(weights: Weights) -> Float[Tensor, "*runs"]:
-    """max_k (‖V_{k+1} − V_k‖_F + ‖W_{k+1} − W_k‖_F), [M]'s convention for ‖Z‖; 0 at depth 1."""
+    """max_k (‖V_{k+1} − V_k‖_F + ‖W_{k+1} − W_k‖_F), [M]'s convention for ‖Z‖; 0 at depth 1.
+
+    >>> layers = torch.tensor([1.0, 1.0, 4.0]).reshape(3, 1, 1)  # L = 3, q = m = 1
+    >>> largest_gap(Weights(A=torch.ones(1, 1), V=layers, W=-layers, B=torch.ones(1, 1)))
+    tensor(6.)
+    """
     if weights.depth == 1:
         return weights.V.new_zeros(weights.V.shape[:-3])
     return (gaps(weights.V) + gaps(weights.W)).amax(-1)
@@ -29,7 +35,8 @@ def squared_gaps(values: Float[Tensor, "*runs L a c"]) -> Float[Tensor, "*runs"]
 def largest_layer(weights: Weights) -> Float[Tensor, "*runs"]:
     """sup_k (‖V_k‖_F + ‖W_k‖_F)."""
     V, W = (torch.linalg.vector_norm(z, dim=(-2, -1)) for z in (weights.V, weights.W))
-    return (V + W).amax(-1)
+    largest: Tensor = (V + W).amax(-1)
+    return largest
 
 
 def largest_norm(weights: Weights) -> Float[Tensor, "*runs"]:

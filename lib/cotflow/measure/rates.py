@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
+from torch import Tensor
+
+
+class Measured(TypedDict):
+    """A number with its interval, and what the interval is, ready to be passed on by keyword."""
+
+    measured: float
+    low: float
+    high: float
+    interval: str
 
 
 @dataclass(frozen=True)
@@ -33,8 +44,8 @@ class Slope:
             return f"{self.confidence:.0%}, residuals of one fit"
         return f"{self.confidence:.0%} over {len(self.slopes)} seeds"
 
-    def measured(self) -> dict:
-        """The fields of a :class:`cotbook.claims.Claim` that this slope fills."""
+    def measured(self) -> Measured:
+        """{measured, low, high, interval}: the slope, its interval, and over what."""
         return {
             "measured": self.slope,
             "low": self.low,
@@ -43,7 +54,32 @@ class Slope:
         }
 
     def fitted(self, x: ArrayLike) -> np.ndarray:
-        return np.exp(self.intercept) * np.asarray(x, dtype=float) ** self.slope
+        """e^intercept · x^slope."""
+        values: np.ndarray = np.exp(self.intercept) * np.asarray(x, dtype=float) ** self.slope
+        return values
+
+
+def span(
+    values: Tensor | ArrayLike, over: str, *, point: Literal["max", "mean", "min"] = "max"
+) -> Measured:
+    """{measured, low, high, interval} with low = min, high = max: all values, no statistics.
+
+    Parameters
+    ----------
+    over : what the values belong to; the interval is called "range over" that.
+    point : which number stands for all.
+
+    >>> span([0.25, 1.0, 0.5], "3 seeds")
+    {'measured': 1.0, 'low': 0.25, 'high': 1.0, 'interval': 'range over 3 seeds'}
+    """
+    found = values if isinstance(values, Tensor) else np.asarray(values)
+    points = {"max": found.max, "mean": found.mean, "min": found.min}
+    return Measured(
+        measured=float(points[point]()),
+        low=float(found.min()),
+        high=float(found.max()),
+        interval=f"range over {over}",
+    )
 
 
 def mean_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[float, float, float]:
@@ -62,6 +98,10 @@ def loglog_slope(x: ArrayLike, y: ArrayLike, confidence: float = 0.95) -> Slope:
     ----------
     x : (points,), positive.
     y : (points,) or (seeds, points), positive.
+
+    >>> fit = loglog_slope([1, 2, 4, 8], [[8, 4, 2, 1], [16, 8, 4, 2]])
+    >>> fit.slopes.shape, f"{fit.slope:.3f} in [{fit.low:.3f}, {fit.high:.3f}], {fit.interval}"
+    ((2,), '-1.000 in [-1.000, -1.000], 95% over 2 seeds')
     """
     x = np.asarray(x, dtype=float)
     y = np.atleast_2d(np.asarray(y, dtype=float))
@@ -78,13 +118,22 @@ def loglog_slope(x: ArrayLike, y: ArrayLike, confidence: float = 0.95) -> Slope:
     slopes = logs @ centred / centred.dot(centred)
     intercept = float(logs.mean() - slopes.mean() * np.log(x).mean())
     if len(slopes) > 1:
-        return Slope(*mean_interval(slopes, confidence), intercept, slopes, confidence)
-    slope, half = float(slopes[0]), float("inf")
-    if x.size > 2:
-        residuals = logs[0] - logs[0].mean() - slope * centred
-        variance = residuals.dot(residuals) / (x.size - 2) / centred.dot(centred)
-        half = float(stats.t.ppf(0.5 + confidence / 2, x.size - 2) * np.sqrt(variance))
-    return Slope(slope, slope - half, slope + half, intercept, slopes, confidence)
+        slope, low, high = mean_interval(slopes, confidence)
+    else:
+        slope, half = float(slopes[0]), float("inf")
+        if x.size > 2:
+            residuals = logs[0] - logs[0].mean() - slope * centred
+            variance = residuals.dot(residuals) / (x.size - 2) / centred.dot(centred)
+            half = float(stats.t.ppf(0.5 + confidence / 2, x.size - 2) * np.sqrt(variance))
+        low, high = slope - half, slope + half
+    return Slope(
+        slope=slope,
+        low=low,
+        high=high,
+        intercept=intercept,
+        slopes=slopes,
+        confidence=confidence,
+    )
 
 
 def richardson(values: ArrayLike) -> tuple[np.ndarray, np.ndarray]:

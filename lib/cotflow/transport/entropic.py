@@ -53,6 +53,10 @@ def entropic_distance(
     RuntimeError : the tolerance was not reached; a larger ε needs fewer iterations.
 
     Source: Feydy et al., AISTATS 2019.
+
+    >>> mu, nu = torch.zeros(2, 1, 4), torch.ones(2, 1, 4)  # L = 2 layers of one atom in R⁴
+    >>> entropic_distance(mu, nu, epsilon=0.5).value
+    tensor([4., 4.])
     """
     require_layers(mu, nu)
     if not (epsilon > 0 and math.isfinite(epsilon)):
@@ -66,7 +70,12 @@ def entropic_distance(
         2 * _symmetric_potential(_cost(a, a), epsilon, tolerance, max_iterations).mean(-1)
         for a in (mu, nu)
     ]
-    return EntropicDistance(transport, value, value - 0.5 * (own[0] + own[1]), iterations)
+    return EntropicDistance(
+        transport=transport,
+        value=value,
+        divergence=value - 0.5 * (own[0] + own[1]),
+        iterations=iterations,
+    )
 
 
 def _cost(a: Tensor, b: Tensor) -> Tensor:

@@ -6,9 +6,10 @@ A net with L layers of m particles is the measure (1/(Lm)) Σ_{k,j} δ_{ω_{k,j}
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from itertools import repeat
 
 import numpy as np
-import ot
 import torch
 from jaxtyping import Float
 from scipy.optimize import linear_sum_assignment
@@ -34,12 +35,16 @@ def require_layers(mu: Tensor, nu: Tensor) -> None:
         )
 
 
+Masses = tuple[np.ndarray, np.ndarray]
+
+
 def _squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return np.square(a[:, None, :] - b[None, :, :]).sum(-1)
+    squared: np.ndarray = np.square(a[:, None, :] - b[None, :, :]).sum(-1)
+    return squared
 
 
 def coupling(
-    a: np.ndarray, b: np.ndarray, masses: tuple[np.ndarray, np.ndarray] | None = None
+    a: np.ndarray, b: np.ndarray, masses: Masses | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Atoms (i, j) that an optimal plan of cost |a_i − b_j|² joins, and the mass it sends.
 
@@ -54,16 +59,15 @@ def coupling(
         else:
             rows, columns = linear_sum_assignment(_squared_distances(a, b))
         return rows, columns, np.full(len(a), 1.0 / len(a))
-    if masses is None:
-        masses = tuple(np.full(len(points), 1.0 / len(points)) for points in (a, b))
-    plan = ot.emd(*masses, _squared_distances(a, b), numItermax=10_000_000)
+    from ot import emd
+
+    mass_a, mass_b = masses or (np.full(len(a), 1.0 / len(a)), np.full(len(b), 1.0 / len(b)))
+    plan: np.ndarray = emd(mass_a, mass_b, _squared_distances(a, b), numItermax=10_000_000)
     rows, columns = np.nonzero(plan)
     return rows, columns, plan[rows, columns]
 
 
-def _squared_wasserstein(
-    a: np.ndarray, b: np.ndarray, masses: tuple[np.ndarray, np.ndarray] | None = None
-) -> float:
+def _squared_wasserstein(a: np.ndarray, b: np.ndarray, masses: Masses | None) -> float:
     rows, columns, mass = coupling(a, b, masses)
     return float(mass @ np.square(a[rows] - b[columns]).sum(-1))
 
@@ -85,9 +89,9 @@ def layer_distances(
     """
     require_layers(mu, nu)
     a, b = flat(mu, 2), flat(nu, 2)
-    weighted = [None] * len(a)
+    weighted: Iterable[Masses | None] = repeat(None, len(a))
     if masses is not None:
-        weighted = list(zip(*(flat(mass, 1) for mass in masses), strict=True))
+        weighted = zip(flat(masses[0], 1), flat(masses[1], 1), strict=True)
     squared = [_squared_wasserstein(*layer) for layer in zip(a, b, weighted, strict=True)]
     return torch.tensor(squared, dtype=torch.float64).sqrt().reshape(mu.shape[:-2])
 
@@ -100,6 +104,12 @@ def conditional_distance(
     """d(μ, ν) = ((1/L) Σ_k W₂²(μ(·|k), ν(·|k)))^{1/2}: mass never changes layer.
 
     Source: [B], as restated in OT4ML. Exact up to rounding; O(L m³) at worst.
+
+    >>> mu, nu = torch.zeros(3, 2, 4), torch.ones(3, 2, 4)  # L = 3 layers, m = 2 atoms in R⁴
+    >>> conditional_distance(mu, nu)
+    tensor(2., dtype=torch.float64)
+    >>> conditional_distance(mu.expand(5, 3, 2, 4), nu.expand(5, 3, 2, 4)).shape  # 5 runs
+    torch.Size([5])
     """
     return layer_distances(mu, nu, masses).square().mean(-1).sqrt()
 
@@ -107,7 +117,12 @@ def conditional_distance(
 def labelled_distance(
     mu: Float[Tensor, "*runs L m p"], nu: Float[Tensor, "*runs L m p"]
 ) -> Float[Tensor, "*runs"]:
-    """((1/(Lm)) Σ_{k,j} |ω_{k,j} − ω′_{k,j}|²)^{1/2} ≥ d: particle j goes to particle j."""
+    """((1/(Lm)) Σ_{k,j} |ω_{k,j} − ω′_{k,j}|²)^{1/2} ≥ d: particle j goes to particle j.
+
+    >>> mu = torch.tensor([[[0.0], [3.0]]])  # L = 1 layer, m = 2 particles on the line
+    >>> labelled_distance(mu, mu.flip(-2)), conditional_distance(mu, mu.flip(-2))
+    (tensor(3.), tensor(0., dtype=torch.float64))
+    """
     require_layers(mu, nu)
     return ((mu - nu).square().sum((-3, -2, -1)) / math.prod(mu.shape[-3:-1])).sqrt()
 
@@ -127,5 +142,5 @@ def product_distance(mu: Float[Tensor, "L m p"], nu: Float[Tensor, "L2 m2 p"]) -
             "product distance: expected two families with the same particle dimension, received "
             f"shapes {tuple(mu.shape)} and {tuple(nu.shape)}"
         )
-    points = [on_product(family.detach().to("cpu", torch.float64)) for family in (mu, nu)]
-    return layer_distances(*points)[0]
+    first, second = (on_product(family.detach().to("cpu", torch.float64)) for family in (mu, nu))
+    return layer_distances(first, second)[0]

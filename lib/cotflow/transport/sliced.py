@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cotflow.transport.exact import require_layers
+from cotflow.transport.step_functions import common_refinement
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ def directions(count: int, dimension: int, generator: torch.Generator) -> Float[
     normal = torch.randn(
         count, dimension, generator=generator, dtype=torch.float64, device=generator.device
     )
-    return normal / normal.norm(dim=-1, keepdim=True)
+    lengths: Tensor = normal.norm(dim=-1, keepdim=True)
+    return normal / lengths
 
 
 def sliced_distance(
@@ -64,13 +66,7 @@ def sliced_distance(
         torch.einsum("...lmp,jp->...jlm", family, theta.to(family)).sort(-1).values
         for family in (mu, nu)
     )
-    i, j, length = _common_refinement(a.shape[-1], b.shape[-1])
-    gaps = a[..., i.to(a.device)] - b[..., j.to(b.device)]
-    return SlicedDistance((gaps.square() @ length.to(gaps)).mean(-1))
-
-
-def _common_refinement(m: int, m2: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Atoms (i, j) that two quantile functions take together, and the mass on which they do."""
-    points = torch.cat([torch.arange(m + 1) * m2, torch.arange(m2 + 1) * m]).unique()
-    starts = points[:-1]
-    return starts // m2, starts // m, points.diff().to(torch.float64) / (m * m2)
+    # Quantile functions of uniform atoms are step functions of the mass.
+    pieces = common_refinement(a.shape[-1], b.shape[-1])
+    gaps = a[..., pieces.first.to(a.device)] - b[..., pieces.second.to(b.device)]
+    return SlicedDistance((gaps.square() @ pieces.length.to(gaps)).mean(-1))

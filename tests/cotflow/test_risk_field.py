@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cotflow.adjoint.gradient import gradient
-from cotflow.limits.risk_field import continuous_sweep, field, landscape
+from cotflow.limits.risk_field import continuous_sweep, landscape, risk_gradient
 from cotflow.measure.rates import loglog_slope
 from cotflow.network.activations import ACTIVATIONS, GELU, IDENTITY, TANH
 from cotflow.network.residual import marion_net, mean_field_net
@@ -50,7 +50,7 @@ def test_field_at_the_particles_is_minus_their_velocity(net, bias, runs):
     weights, x, y = problem(runs, bias=bias)
     found = gradient(net, weights, x, y)
     h, p = found.states[..., :-1, :, :], found.adjoints[..., 1:, :, :]
-    at = field(net, particles(weights), h, p, width=m)
+    at = risk_gradient(net, particles(weights), h, p, width=m)
     velocity = particles(replace(weights, **found.velocity))
     torch.testing.assert_close(at, -velocity, rtol=1e-12, atol=1e-14)
     torch.testing.assert_close(at.square().sum(-1).mean((-2, -1)), found.slope_squared)
@@ -64,7 +64,7 @@ def test_field_is_the_gradient_of_the_landscape(net):
     (expected,) = torch.autograd.grad(height.sum(), omega)
     with torch.no_grad():
         torch.testing.assert_close(
-            field(net, omega, h, p, width=m), expected, rtol=1e-12, atol=1e-14
+            risk_gradient(net, omega, h, p, width=m), expected, rtol=1e-12, atol=1e-14
         )
 
 
@@ -89,7 +89,7 @@ def test_landscape_is_the_derivative_of_the_risk_by_mass():
 
 def test_points_that_do_not_fit_are_named():
     with pytest.raises(ValueError, match="dimension 6 or 7, received 5"):
-        field(mean_field_net(TANH), draw(2, 5), draw(n, q), draw(n, q), width=m)
+        risk_gradient(mean_field_net(TANH), draw(2, 5), draw(n, q), draw(n, q), width=m)
 
 
 OMEGA = [draw(m, 2 * q + 1, seed=20 + i) for i in range(2)]

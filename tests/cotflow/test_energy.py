@@ -148,3 +148,12 @@ def test_networks_outside_the_bounds_are_refused_in_one_sentence():
     with pytest.raises(ValueError, match="expected B = I"):
         mean, turned = mean_field_net(TANH), replace(weights, B=-weights.B)
         semiconvexity(mean, turned, gradient(mean, turned, x, x), x)
+
+
+def test_a_gradient_without_its_states_is_refused():
+    net, g = marion_net(TANH), torch.Generator().manual_seed(0)
+    weights = tied(Sizes(4, 3, 2, 2, 2), g)
+    x = torch.ones(3, 2, dtype=weights.V.dtype)
+    at = gradient(net, weights, x, x, segment=2)
+    with pytest.raises(ValueError, match="expected a gradient with its states and adjoints"):
+        layer_rate(net, weights, at)
