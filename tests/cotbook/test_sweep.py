@@ -36,7 +36,7 @@ measured = depth * rate
 record = dict(name="small", statement="$L r$ is small.", provenance="[C] tiny", relation="at most",
               predicted=4.0, measured=measured, low=measured - 0.5, high=measured + 0.5,
               interval="range", tolerance=1.0, verdict="holds" if measured < 4.5 else "fails",
-              chapter="tiny", library_hash="0123456789ab")
+              chapter="tiny", library_hash="0123456789ab", executed="2026-01-01T00:00:00+00:00")
 display({{"text/plain": "claim", "application/vnd.cotflow.claim+json": record}}, raw=True)
 """
 GRID = "chapter: tiny\ngrid:\n  depth: [2, 8]\n  rate: [0.5, 2]\n"
