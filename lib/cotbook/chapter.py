@@ -74,7 +74,7 @@ class Chapter:
         }
         display(shown, raw=True)
 
-    def _origin(self) -> dict[str, str]:
+    def _origin(self) -> dict[str, Any]:
         return {
             "chapter": self.name,
             "library_hash": self._library,

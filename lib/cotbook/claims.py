@@ -78,6 +78,8 @@ class Claim(Entry):
     It is "holds" if so, "fails" if the interval misses the allowed set altogether, and
     "inconclusive" if it straddles its border. A number that is not finite fails.
 
+    Beside the fields of :class:`Entry` it has these.
+
     Parameters
     ----------
     predicted, measured : numbers.

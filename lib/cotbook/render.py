@@ -93,10 +93,10 @@ def _plain(piece: Piece) -> str:
 
 def row(entry: Entry) -> tuple[str, ...]:
     """Verdict, name, predicted, measured with its interval, tolerance and provenance."""
-    numbers = ("–", "–", "–")
+    numbers = ["–", "–", "–"]
     if isinstance(entry, Claim):
-        shown = (predicted(entry), measured(entry), [number(entry.tolerance)])
-        numbers = tuple(map(plain, shown))
+        tolerance: list[Piece] = [number(entry.tolerance)]
+        numbers = [plain(shown) for shown in (predicted(entry), measured(entry), tolerance)]
     return (entry.verdict, entry.name, *numbers, entry.provenance)
 
 

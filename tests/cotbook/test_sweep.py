@@ -174,6 +174,20 @@ def test_the_ledger_of_a_sweep_is_markdown(swept):
         assert "expected the folder of one run or one sweep" in refused.output
 
 
+def test_a_damaged_result_is_a_failure_with_a_sentence(swept):
+    root, folder, _ = swept
+    path = sorted((folder / "jobs").glob("*/claims.json"))[0]
+    whole = path.read_text()
+    path.write_text(whole.replace('"holds"', '"fails"'))
+    listed, again = invoke(root, "ledger", str(folder)), invoke(root, "sweep", "sweep.yml")
+    path.write_text(whole)
+    assert listed.exit_code == 0
+    assert "Failed: claim 'small': expected the verdict 'holds'" in listed.stdout
+    assert again.exit_code == 1
+    assert f"without {path.parent} it is run again" in again.stderr
+    assert invoke(root, "sweep", "sweep.yml").stderr.count("failed:") == 1
+
+
 def test_a_second_run_executes_nothing_and_does_not_retry_unasked(swept):
     root, folder, _ = swept
     before = results(folder)

@@ -145,7 +145,7 @@ def _figure(sweep: Sweep, points: Sequence[Point], index: str) -> str:
     drawing = svg(points, axis, _seen(axis, points), f"c{index}")
     predicted = {point.claim.predicted for point in points}
     least, most = min(predicted), max(predicted)
-    shown = [f"{render.SIGNS[first.relation]} ", render.number(least)]
+    shown: list[render.Piece] = [f"{render.SIGNS[first.relation]} ", render.number(least)]
     if most > least:
         shown += [" to ", render.number(most)]
     return (

@@ -128,9 +128,9 @@ def workshop_beside(output: Path) -> Iterator[Path]:
         with folder:
             yield Path(folder.name)
     finally:
-        for folder in missing:
+        for made in missing:
             with suppress(OSError):  # a folder that holds results stays
-                folder.rmdir()
+                made.rmdir()
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from jupyter_cache import get_cache
 from sphinx.environment import BuildEnvironment
 from sphinx.errors import SphinxError
 
-from cotbook.claims import Entry
+from cotbook.claims import Entry, Execution
 from cotbook.provenance import file_hash, library_hash
 from cotbook.records import ChapterRecord, RecordError, of_notebook
 
@@ -92,7 +92,8 @@ def read(env: BuildEnvironment) -> list[ChapterRecord]:
 
 def check(chapter: ChapterRecord, current: str) -> None:
     """Refuse records of another library or another chapter, and claims that do not hold."""
-    for record in (*chapter.claims, chapter.execution):
+    records: tuple[Entry | Execution, ...] = (*chapter.claims, chapter.execution)
+    for record in records:
         named = record.name if isinstance(record, Entry) else "execution record"
         where = f"{chapter.docname}, {named}"
         if record.library_hash != current:

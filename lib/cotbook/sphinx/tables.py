@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import TypeAlias
 
 from docutils import nodes
 
@@ -10,7 +11,7 @@ from cotbook import render
 from cotbook.claims import PLURALS, Claim, Entry, counts
 from cotbook.records import ChapterRecord
 
-Content = str | nodes.Node | Iterable[nodes.Node]
+Content: TypeAlias = str | nodes.Node | Iterable[nodes.Node]
 
 
 def statement(text: str) -> list[nodes.Node]:
