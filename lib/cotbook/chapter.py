@@ -2,100 +2,36 @@
 
 from __future__ import annotations
 
-import html
-import re
 import time
 from datetime import UTC, datetime
+from typing import Any
 
 import torch
 from IPython.display import display
 
-from cotbook import parameters, provenance
-from cotbook.claims import Claim, Untested
+from cotbook import parameters, provenance, render
+from cotbook.claims import (
+    CLAIM_MIME,
+    EXECUTION_MIME,
+    TABLE_MIME,
+    Claim,
+    Entry,
+    Execution,
+    Untested,
+    tally,
+)
 from cotbook.figures import style
-
-CLAIM_MIME = "application/vnd.cotflow.claim+json"
-EXECUTION_MIME = "application/vnd.cotflow.execution+json"
-MARKS = {"holds": "✔", "inconclusive": "?", "fails": "✘", "not tested here": "–"}
-TALLY = {
-    "holds": "hold",
-    "inconclusive": "inconclusive",
-    "fails": "fail",
-    "not tested here": "not tested here",
-}
-SIGNS = {"equals": "=", "at most": "≤", "at least": "≥"}
-
-
-def number(value: float) -> str:
-    """Four significant digits, in the form a person would write."""
-    text = f"{value:.4g}"
-    if "e" in text:
-        mantissa, exponent = text.split("e")
-        return f"{mantissa}·10^{int(exponent)}"
-    return text.replace("-", "−")
-
-
-def html_number(value: float) -> str:
-    return re.sub(r"\^(-?\d+)", r"<sup>\1</sup>", number(value)).replace("-", "−")
-
-
-def html_statement(text: str) -> str:
-    """Escaped text in which $…$ stays mathematics for MathJax."""
-    pieces = text.split("$")
-    return "".join(
-        f'<span class="math notranslate nohighlight">\\({html.escape(piece)}\\)</span>'
-        if i % 2
-        else html.escape(piece)
-        for i, piece in enumerate(pieces)
-    )
-
-
-def card(record: dict) -> str:
-    """The claim as the reader meets it on the page."""
-    rows = []
-    if record["verdict"] == "not tested here":
-        rows.append(("why", html.escape(record["reason"])))
-    else:
-        spread = ""
-        if record["low"] != record["high"]:
-            spread = (
-                f" [{html_number(record['low'])}, {html_number(record['high'])}]"
-                f" <small>{html.escape(record['interval'])}</small>"
-            )
-        rows.append(
-            ("predicted", f"{SIGNS[record['relation']]} {html_number(record['predicted'])}")
-        )
-        rows.append(("measured", html_number(record["measured"]) + spread))
-        rows.append(("tolerance", html_number(record["tolerance"])))
-    body = "".join(f"<div><dt>{key}</dt><dd>{value}</dd></div>" for key, value in rows)
-    verdict = record["verdict"]
-    return (
-        f'<div class="cotflow-claim cotflow-{verdict.replace(" ", "-")}" '
-        f'id="claim-{record["chapter"]}-{record["name"]}">'
-        f'<p class="cotflow-verdict">{MARKS[verdict]} {verdict} '
-        f"<span>{html.escape(record['provenance'])}</span></p>"
-        f"<p>{html_statement(record['statement'])}</p><dl>{body}</dl></div>"
-    )
 
 
 class ClaimsDoNotHold(AssertionError):
     """Some claims of an execution are inconclusive or fail: a result, not a crash."""
 
 
-def shortfall(claim: Claim) -> str:
-    """One sentence on why a claim does not hold."""
-    shown = f"[{claim.low:.4g}, {claim.high:.4g}]"
-    allowed = {
-        "equals": f"{claim.predicted:.4g} ± {claim.tolerance:.4g}",
-        "at most": f"the numbers ≤ {claim.predicted + claim.tolerance:.4g}",
-        "at least": f"the numbers ≥ {claim.predicted - claim.tolerance:.4g}",
-    }[claim.relation]
-    word = {"inconclusive": "is inconclusive", "fails": "fails"}[claim.verdict]
-    return f"{claim.name} {word}: {shown} is not inside {allowed}"
-
-
 class Chapter:
     """Opens a chapter: checks its parameters, starts the clock, sets the style of figures.
+
+    What it displays carries the record beside its look in a live notebook; the book's pages are
+    made from the record alone.
 
     Parameters
     ----------
@@ -106,11 +42,12 @@ class Chapter:
     threads : torch's threads; one, because the products of one layer are too small to share.
     """
 
-    def __init__(self, name: str, namespace: dict, threads: int = 1):
+    def __init__(self, name: str, namespace: dict[str, Any], threads: int = 1):
         torch.set_num_threads(threads)
         self.name = name
         self.parameters = parameters.check(namespace)
-        self.claims: list[Claim | Untested] = []
+        self.claims: list[Entry] = []
+        self._library = provenance.library_hash()
         self._started = datetime.now(UTC)
         self._clock = time.perf_counter()
         style.use()
@@ -120,70 +57,58 @@ class Chapter:
         if not met:
             raise parameters.ParameterError(sentence)
 
-    def claim(self, **fields) -> None:
+    def claim(self, **fields: Any) -> None:
         """Record a :class:`cotbook.claims.Claim` and show it where the cell stands."""
-        self._show(Claim(**fields))
+        self._show(Claim(**fields, **self._origin()))
+
+    def untested(self, **fields: Any) -> None:
+        """Record a statement that this machine cannot test, with the reason."""
+        self._show(Untested(**fields, **self._origin()))
 
     def table(self, head: list[str], rows: list[list[str]]) -> None:
         """Show a small table, its first column naming the rows."""
+        shown = {
+            "text/html": render.table(head, rows),
+            "text/plain": "\n".join("  ".join(row) for row in [head, *rows]),
+            TABLE_MIME: {"head": head, "rows": rows},
+        }
+        display(shown, raw=True)
 
-        def line(cells: list[str], tag: str) -> str:
-            return "<tr>" + "".join(f"<{tag}>{html_statement(c)}</{tag}>" for c in cells) + "</tr>"
+    def _origin(self) -> dict[str, Any]:
+        return {
+            "chapter": self.name,
+            "library_hash": self._library,
+            "executed": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
 
-        body = "".join(line(row, "td") for row in rows)
-        shown = (
-            f'<table class="table"><thead>{line(head, "th")}</thead><tbody>{body}</tbody></table>'
-        )
-        plain = "\n".join("  ".join(row) for row in [head, *rows])
-        display({"text/html": shown, "text/plain": plain}, raw=True)
-
-    def untested(self, **fields) -> None:
-        """Record a statement that this machine cannot test, with the reason."""
-        self._show(Untested(**fields))
-
-    def _show(self, entry: Claim | Untested) -> None:
+    def _show(self, entry: Entry) -> None:
         if entry.name in {known.name for known in self.claims}:
             raise ValueError(f"chapter {self.name!r} already has a claim named {entry.name!r}")
         self.claims.append(entry)
-        record = entry.record() | {
-            "chapter": self.name,
-            "library_hash": provenance.library_hash(),
-            "executed": datetime.now(UTC).isoformat(timespec="seconds"),
+        shown = {
+            "text/html": render.card(entry),
+            "text/plain": f"{entry.name}: {entry.verdict}",
+            CLAIM_MIME: entry.to_json(),
         }
-        display(
-            {
-                "text/html": card(record),
-                "text/plain": f"{entry.name}: {record['verdict']}",
-                CLAIM_MIME: record,
-            },
-            raw=True,
-        )
+        display(shown, raw=True)
 
     def close(self) -> None:
         """Show the tally, leave the execution record, and fail if a claim does not hold."""
-        verdicts = [entry.record()["verdict"] for entry in self.claims]
-        tally = ", ".join(
-            f"{verdicts.count(v)} {shown}" for v, shown in TALLY.items() if v in verdicts
-        )
         device = str(self.parameters.get("device", "cpu"))
         if device.startswith("cuda"):
             device = torch.cuda.get_device_name(device)
-        record = {
-            "chapter": self.name,
-            "started": self._started.isoformat(timespec="seconds"),
-            "seconds": round(time.perf_counter() - self._clock, 1),
-            "device": device,
-            "machine": provenance.machine(),
-            "threads": torch.get_num_threads(),
-            "versions": provenance.versions(),
-            "library_hash": provenance.library_hash(),
-            "parameters": self.parameters,
-        }
-        display({"text/plain": f"claims: {tally}", EXECUTION_MIME: record}, raw=True)
-        missed = [
-            shortfall(entry)
-            for entry, verdict in zip(self.claims, verdicts, strict=True)
-            if verdict in ("inconclusive", "fails")
-        ]
-        if missed:
-            raise ClaimsDoNotHold("; ".join(missed))
+        record = Execution(
+            chapter=self.name,
+            started=self._started.isoformat(timespec="seconds"),
+            seconds=round(time.perf_counter() - self._clock, 1),
+            device=device,
+            machine=provenance.machine(),
+            threads=torch.get_num_threads(),
+            versions=provenance.versions(),
+            library_hash=self._library,
+            parameters=self.parameters,
+        )
+        said = f"claims: {tally(self.claims)}"
+        display({"text/plain": said, EXECUTION_MIME: record.to_json()}, raw=True)
+        if missed := render.shortfalls(self.claims):
+            raise ClaimsDoNotHold(missed)

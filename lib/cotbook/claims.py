@@ -3,15 +3,70 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 Relation = Literal["equals", "at most", "at least"]
-Verdict = Literal["holds", "inconclusive", "fails"]
+Verdict = Literal["holds", "inconclusive", "fails", "not tested here"]
+
+CLAIM_MIME = "application/vnd.cotflow.claim+json"
+EXECUTION_MIME = "application/vnd.cotflow.execution+json"
+TABLE_MIME = "application/vnd.cotflow.table+json"
+
+PLURALS: dict[Verdict, str] = {
+    "holds": "hold",
+    "inconclusive": "inconclusive",
+    "fails": "fail",
+    "not tested here": "not tested here",
+}
 
 
-@dataclass(frozen=True)
-class Claim:
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One line of the ledger: a :class:`Claim` or a statement that is :class:`Untested`.
+
+    Parameters
+    ----------
+    name : identifier inside the chapter, lower case with hyphens.
+    statement : one sentence, LaTeX between dollar signs allowed.
+    provenance : the mark [B], [M], [C] or [R] with the result's name, e.g. "[M] Prop. 3".
+    chapter, library_hash, executed : where, with which sources and when it was recorded.
+    """
+
+    name: str
+    statement: str
+    provenance: str
+    chapter: str = ""
+    library_hash: str = ""
+    executed: str = ""
+
+    @property
+    def verdict(self) -> Verdict:
+        raise NotImplementedError
+
+    @property
+    def missed(self) -> bool:
+        """Whether it was measured and does not hold: no book with such an entry is released."""
+        return self.verdict in ("inconclusive", "fails")
+
+    @property
+    def anchor(self) -> str:
+        """The id of its card on the chapter's page."""
+        return f"claim-{self.chapter}-{self.name}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, the verdict included. A number that is not finite is the text "nan" or "inf",
+        since JSON has none."""
+        content = {
+            key: str(value) if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in asdict(self).items()
+        }
+        return content | {"verdict": self.verdict}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim(Entry):
     """predicted ⋈ measured, up to a tolerance, where ⋈ is =, ≤ or ≥.
 
     The verdict is computed from the whole interval, never from the point alone:
@@ -23,25 +78,22 @@ class Claim:
     It is "holds" if so, "fails" if the interval misses the allowed set altogether, and
     "inconclusive" if it straddles its border. A number that is not finite fails.
 
+    Beside the fields of :class:`Entry` it has these.
+
     Parameters
     ----------
-    name : identifier inside the chapter, lower case with hyphens; the anchor of its cell.
-    statement : one sentence, LaTeX between dollar signs allowed.
-    provenance : the mark [B], [M], [C] or [R] with the result's name, e.g. "[M] Prop. 3".
     predicted, measured : numbers.
     low, high : the measured interval; both default to ``measured`` for a deterministic number.
     interval : what the interval is, e.g. "95% over 5 seeds" or "deterministic".
     """
 
-    name: str
-    statement: str
-    provenance: str
     predicted: float
     measured: float
     tolerance: float
     relation: Relation = "equals"
-    low: float | None = None
-    high: float | None = None
+    # None as an argument alone: the fields are numbers.
+    low: float = None  # type: ignore[assignment]
+    high: float = None  # type: ignore[assignment]
     interval: str = "deterministic"
 
     def __post_init__(self) -> None:
@@ -63,39 +115,75 @@ class Claim:
             raise ValueError(f"claim {self.name!r}: give both ends of the interval, or neither")
         for end in ("predicted", "measured", "tolerance"):
             object.__setattr__(self, end, float(getattr(self, end)))
-        low = self.measured if self.low is None else self.low
-        high = self.measured if self.high is None else self.high
-        object.__setattr__(self, "low", float(low))
-        object.__setattr__(self, "high", float(high))
+        for end in ("low", "high"):
+            given = getattr(self, end)
+            object.__setattr__(self, end, self.measured if given is None else float(given))
         if self.low > self.high:
             raise ValueError(
                 f"claim {self.name!r}: expected low ≤ high, received [{self.low}, {self.high}]"
             )
 
     @property
+    def allowed(self) -> tuple[float, float]:
+        """The ends of the set in which the whole interval must lie."""
+        floor = -math.inf if self.relation == "at most" else self.predicted - self.tolerance
+        ceiling = math.inf if self.relation == "at least" else self.predicted + self.tolerance
+        return floor, ceiling
+
+    @property
     def verdict(self) -> Verdict:
         numbers = (self.predicted, self.measured, self.low, self.high, self.tolerance)
         if not all(math.isfinite(v) for v in numbers):
             return "fails"
-        floor = -math.inf if self.relation == "at most" else self.predicted - self.tolerance
-        ceiling = math.inf if self.relation == "at least" else self.predicted + self.tolerance
+        floor, ceiling = self.allowed
         if floor <= self.low and self.high <= ceiling:
             return "holds"
         return "fails" if self.high < floor or self.low > ceiling else "inconclusive"
 
-    def record(self) -> dict:
-        """The claim as plain data, verdict included."""
-        return asdict(self) | {"verdict": self.verdict}
 
-
-@dataclass(frozen=True)
-class Untested:
+@dataclass(frozen=True, kw_only=True)
+class Untested(Entry):
     """A statement of the papers that cannot be measured here, with the reason why."""
 
-    name: str
-    statement: str
-    provenance: str
     reason: str
 
-    def record(self) -> dict:
-        return asdict(self) | {"verdict": "not tested here"}
+    @property
+    def verdict(self) -> Verdict:
+        return "not tested here"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """One execution of one chapter: when, where, how long, and from which sources and values.
+
+    Parameters
+    ----------
+    started : in UTC, as ISO 8601 has it.
+    seconds : the time from the chapter's opening to its close.
+    """
+
+    chapter: str
+    started: str
+    seconds: float
+    device: str
+    machine: str
+    threads: int
+    versions: dict[str, str]
+    library_hash: str
+    parameters: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+
+def counts(entries: Iterable[Entry]) -> dict[Verdict, int]:
+    """How often each verdict occurs, in one order for all; without those that do not."""
+    verdicts = [entry.verdict for entry in entries]
+    return {verdict: verdicts.count(verdict) for verdict in PLURALS if verdict in verdicts}
+
+
+def tally(entries: Iterable[Entry]) -> str:
+    """The verdicts counted: "5 hold, 1 fail"; "none" without entries."""
+    found = counts(entries)
+    return ", ".join(f"{found[verdict]} {PLURALS[verdict]}" for verdict in found) or "none"

@@ -85,17 +85,16 @@ def run(
     Example: cotflow run depth-limit --profile smoke -p depths "[8, 32]" -p iterations 40
     """
     with _sentences():
-        from cotbook import parameters
-        from cotbook import render as ledger
+        from cotbook import parameters, render
         from cotbook.run import runs
 
         overrides = {name: parameters.parse_value(text) for name, text in values}
         done = runs.run(chapter, profile, overrides, output)
     if done.claims:
         head = ("verdict", "claim", "predicted", "measured [low, high]", "tolerance", "source")
-        _table([head, *map(ledger.row, done.claims)])
+        _table([head, *map(render.row, done.claims)])
     if done.failure:
-        click.echo(done.failure, err=True)
+        click.echo(done.failure.sentence, err=True)
     click.echo(f"outputs: {click.format_filename(done.output)}")
     sys.exit(0 if done.holds else 1)
 
@@ -119,7 +118,7 @@ def sweep(
     Example: cotflow sweep book/sweeps/features.yml --cores 2
     """
     with _sentences():
-        from cotbook.grid import engine
+        from cotbook.grid import engine, outcome
         from cotbook.grid import file as sweep_file
         from cotbook.run import runs, tree
 
@@ -140,8 +139,8 @@ def sweep(
                 err=True,
             )
             click.echo(f"  log: {found.log}", err=True)
-    click.echo(f"table: {click.format_filename(folder / engine.TABLE)}")
-    click.echo(f"summary: {click.format_filename(folder / engine.PAGE)}")
+    click.echo(f"table: {click.format_filename(folder / outcome.TABLE)}")
+    click.echo(f"summary: {click.format_filename(folder / outcome.PAGE)}")
     sys.exit(0 if all(found.holds for found in outcomes) else 1)
 
 
@@ -150,10 +149,30 @@ def sweep(
 def ledger_(folders: tuple[Path, ...]) -> None:
     """Print the claims of executed FOLDERS, of runs or of sweeps, as Markdown tables."""
     with _sentences():
-        from cotbook import render as ledger
+        from cotbook.grid import report
 
-        text = ledger.markdown(folders)
+        text = report.markdown(folders)
     click.echo(text, nl=False)
+
+
+@main.command()
+@click.argument("old", type=click.Path(path_type=Path))
+@click.argument("new", type=click.Path(path_type=Path))
+def diff(old: Path, new: Path) -> None:
+    """Compare two files ledger.json: every number to its last bit, every verdict and text.
+
+    A line for each difference; hashes, dates, durations, machines and versions may differ. The
+    exit code is 0 if there is no difference, 1 if there is one, 2 if a file is no ledger.
+
+    Example: cotflow diff before/ledger.json _build/html/ledger.json
+    """
+    with _sentences():
+        from cotbook.keep.diff import differences
+
+        found = list(differences(old, new))
+    for line in found:
+        click.echo(line)
+    sys.exit(1 if found else 0)
 
 
 @main.command(name="list")

@@ -1,119 +1,199 @@
-"""The claims of executed chapters as a Markdown table, for logs and reviews."""
+"""Claims as a person reads them: the pieces of a text, and how each medium shows them.
+
+A text is a sequence of plain text, numbers and formulas. It becomes HTML here, nodes in
+:mod:`cotbook.sphinx.tables`, and characters of a terminal or of Markdown.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
 
-import yaml
+from cotbook.claims import Claim, Entry, Relation, Untested, Verdict, tally
 
-from cotbook.parameters import load_yaml
-from cotbook.run.tree import BadInput
-
+MARKS: dict[Verdict, str] = {
+    "holds": "✔",
+    "inconclusive": "?",
+    "fails": "✘",
+    "not tested here": "–",
+}
+SIGNS: dict[Relation, str] = {"equals": "=", "at most": "≤", "at least": "≥"}
 HEAD = ("", "claim", "predicted", "measured", "tolerance", "source")
 
 
-def row(claim: dict) -> tuple[str, ...]:
+@dataclass(frozen=True)
+class Number:
+    """mantissa · 10^exponent with four significant digits; no power where a person writes none."""
+
+    mantissa: str
+    exponent: int | None = None
+
+
+@dataclass(frozen=True)
+class Formula:
+    """LaTeX."""
+
+    tex: str
+
+
+Piece = str | Number | Formula
+
+
+def number(value: float) -> Number:
+    mantissa, power, exponent = f"{value:.4g}".partition("e")
+    return Number(mantissa, int(exponent) if power else None)
+
+
+def pieces(text: str) -> list[Piece]:
+    """Text in which $…$ is a formula."""
+    parts = enumerate(text.split("$"))
+    return [Formula(part) if i % 2 else part for i, part in parts if part]
+
+
+def predicted(claim: Claim) -> list[Piece]:
+    return [f"{SIGNS[claim.relation]} ", number(claim.predicted)]
+
+
+def measured(claim: Claim) -> list[Piece]:
+    """The number, with its interval if that is more than a point."""
+    shown: list[Piece] = [number(claim.measured)]
+    if spread(claim):
+        shown += [" [", number(claim.low), ", ", number(claim.high), "]"]
+    return shown
+
+
+def spread(claim: Claim) -> bool:
+    return claim.low != claim.high
+
+
+def mark(verdict: Verdict) -> str:
+    return f"{MARKS[verdict]} {verdict}"
+
+
+def signed(text: str) -> str:
+    """With a minus sign in place of a hyphen."""
+    return text.replace("-", "−")
+
+
+# Characters alone
+
+
+def plain(shown: Iterable[Piece]) -> str:
+    """Numbers as programs write them, formulas in their source."""
+    return "".join(map(_plain, shown))
+
+
+def _plain(piece: Piece) -> str:
+    if isinstance(piece, Number):
+        power = "" if piece.exponent is None else f"e{piece.exponent:+03d}"
+        return piece.mantissa + power
+    return f"${piece.tex}$" if isinstance(piece, Formula) else piece
+
+
+def row(entry: Entry) -> tuple[str, ...]:
     """Verdict, name, predicted, measured with its interval, tolerance and provenance."""
-    from cotbook.chapter import SIGNS
-
-    predicted = measured = tolerance = "–"
-    if "measured" in claim:
-        number = {
-            key: f"{float(claim[key]):.4g}"
-            for key in ("predicted", "measured", "low", "high", "tolerance")
-        }
-        predicted = f"{SIGNS[claim['relation']]} {number['predicted']}"
-        measured, tolerance = number["measured"], number["tolerance"]
-        if number["low"] != number["high"]:
-            measured += f" [{number['low']}, {number['high']}]"
-    return (
-        claim["verdict"], claim["name"], predicted, measured, tolerance, claim["provenance"]
-    )  # fmt: skip
+    numbers = ["–", "–", "–"]
+    if isinstance(entry, Claim):
+        tolerance: list[Piece] = [number(entry.tolerance)]
+        numbers = [plain(shown) for shown in (predicted(entry), measured(entry), tolerance)]
+    return (entry.verdict, entry.name, *numbers, entry.provenance)
 
 
-def tally(claims: Sequence[dict]) -> str:
-    """The verdicts counted: "5 hold, 1 fail"."""
-    from cotbook.chapter import TALLY
-
-    verdicts = [claim["verdict"] for claim in claims]
-    counts = [f"{verdicts.count(v)} {word}" for v, word in TALLY.items() if v in verdicts]
-    return ", ".join(counts) or "none"
-
-
-def markdown(folders: Sequence[Path]) -> str:
-    """A section for each run; a folder of a sweep stands for the runs of its plan.
-
-    Raises
-    ------
-    BadInput : a folder holds no results of a run or a sweep.
-    """
-    sections = [section for folder in folders for section in _sections(folder)]
-    return "\n\n".join(sections) + "\n"
+def shortfall(claim: Claim) -> str:
+    """One sentence on why a claim does not hold."""
+    low, high, goal, tolerance, floor, ceiling = (
+        plain([number(value)])
+        for value in (claim.low, claim.high, claim.predicted, claim.tolerance, *claim.allowed)
+    )
+    allowed = {
+        "equals": f"{goal} ± {tolerance}",
+        "at most": f"the numbers ≤ {ceiling}",
+        "at least": f"the numbers ≥ {floor}",
+    }[claim.relation]
+    word = "is inconclusive" if claim.verdict == "inconclusive" else claim.verdict
+    return f"{claim.name} {word}: [{low}, {high}] is not inside {allowed}"
 
 
-def _sections(folder: Path) -> list[str]:
-    try:
-        if (folder / "plan.json").is_file():
-            return _of_sweep(folder)
-        return [_of_run(folder)]
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        StopIteration,
-        yaml.YAMLError,
-    ):
-        raise BadInput(
-            f"expected the folder of one run or one sweep, like runs/NAME, received {folder}"
-        ) from None
+def shortfalls(entries: Iterable[Entry]) -> str:
+    """Why claims do not hold; empty if all do."""
+    missed = (entry for entry in entries if isinstance(entry, Claim) and entry.missed)
+    return "; ".join(map(shortfall, missed))
 
 
-def _of_sweep(folder: Path) -> list[str]:
-    from cotbook.grid.file import label_of
-
-    sections = []
-    plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
-    for name, job in plan["jobs"].items():
-        title = ", ".join(filter(None, [job["chapter"], label_of(job["swept"])]))
-        claims, reason = folder / "jobs" / name / "claims.json", folder / "failed" / name
-        if claims.is_file():
-            sections.append(_section(title, json.loads(claims.read_text(encoding="utf-8"))))
-        elif (reason / "failure.txt").is_file():
-            text = (reason / "failure.txt").read_text(encoding="utf-8")
-            sections.append(f"### {_cell(title)}\n\nFailed: {_cell(text)}")
-        else:
-            sections.append(f"### {_cell(title)}\n\nNot run.")
-    return sections
+# Markdown
 
 
-def _of_run(folder: Path) -> str:
-    from cotbook.grid.file import label_of
-
-    claims = json.loads((folder / "claims.json").read_text(encoding="utf-8"))
-    values = load_yaml((folder / "parameters.yml").read_text(encoding="utf-8"))
-    chapter = sorted(folder.glob("*.ipynb"))[0].stem
-    return f"{_section(chapter, claims)}\n\nParameters: {_cell(label_of(values))}."
-
-
-def _section(title: str, claims: list[dict[str, Any]]) -> str:
-    from cotbook.chapter import MARKS
-
-    lines = [f"### {_cell(title)}", "", f"Claims: {tally(claims)}."]
-    if claims:
-        rows = [(f"{MARKS[c['verdict']]} {c['verdict']}", *row(c)[1:]) for c in claims]
-        cells = [HEAD, ("---",) * len(HEAD), *rows]
-        lines += ["", *("| " + " | ".join(map(_cell, line)) + " |" for line in cells)]
+def section(title: str, entries: Sequence[Entry]) -> str:
+    """A heading, the tally and a table of claims."""
+    lines = [f"### {escaped(title)}", "", f"Claims: {tally(entries)}."]
+    if entries:
+        rows = [(mark(entry.verdict), *row(entry)[1:]) for entry in entries]
+        lines += ["", *markdown_table(HEAD, (map(escaped, cells) for cells in rows))]
     return "\n".join(lines)
 
 
-def _cell(text: str) -> str:
+def markdown_table(head: Sequence[str], rows: Iterable[Iterable[str]]) -> list[str]:
+    """Its lines; the cells are Markdown already."""
+    lines = [head, ["---"] * len(head), *rows]
+    return ["| " + " | ".join(cells) + " |" for cells in lines]
+
+
+def escaped(text: str) -> str:
     """Text that Markdown neither reads as markup nor as the end of a cell."""
     text = " ".join(text.split())
     for sign in "\\`*_|<$":
         text = text.replace(sign, "\\" + sign)
     return text
+
+
+# HTML
+
+
+def mathjax(formula: Formula) -> str:
+    return f'<span class="math notranslate nohighlight">\\({escape(formula.tex)}\\)</span>'
+
+
+def html(shown: Iterable[Piece], formula: Callable[[Formula], str] = mathjax) -> str:
+    """Escaped text with powers of ten raised; formulas are left to MathJax."""
+
+    def one(piece: Piece) -> str:
+        if isinstance(piece, Number):
+            power = "" if piece.exponent is None else f"·10<sup>{piece.exponent}</sup>"
+            return signed(piece.mantissa + power)
+        return formula(piece) if isinstance(piece, Formula) else escape(piece)
+
+    return "".join(map(one, shown))
+
+
+def card(entry: Entry) -> str:
+    """The claim as the reader meets it on the page."""
+    rows = []
+    if isinstance(entry, Untested):
+        rows.append(("why", escape(entry.reason)))
+    if isinstance(entry, Claim):
+        found = html(measured(entry))
+        if spread(entry):
+            found += f" <small>{escape(entry.interval)}</small>"
+        rows.append(("predicted", html(predicted(entry))))
+        rows.append(("measured", found))
+        rows.append(("tolerance", html([number(entry.tolerance)])))
+    body = "".join(f"<div><dt>{key}</dt><dd>{value}</dd></div>" for key, value in rows)
+    return (
+        f'<div class="cotflow-claim cotflow-{entry.verdict.replace(" ", "-")}" '
+        f'id="{entry.anchor}">'
+        f'<p class="cotflow-verdict">{mark(entry.verdict)} '
+        f"<span>{escape(entry.provenance)}</span></p>"
+        f"<p>{html(pieces(entry.statement))}</p><dl>{body}</dl></div>"
+    )
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A small table of texts with formulas."""
+
+    def line(cells: Sequence[str], tag: str) -> str:
+        shown = (f"<{tag}>{html(pieces(cell))}</{tag}>" for cell in cells)
+        return f"<tr>{''.join(shown)}</tr>"
+
+    body = "".join(line(cells, "td") for cells in rows)
+    return f'<table class="table"><thead>{line(head, "th")}</thead><tbody>{body}</tbody></table>'

@@ -255,6 +255,23 @@ def test_changed_number_refreshes_a_ledger_on_an_unchanged_page(built):
     assert "0.4991" in built.page("index")
 
 
+def test_cards_and_tables_are_made_from_records_when_the_page_is(built):
+    table = 'chapter.table(["a < b"], [["$x$"]])\nchapter.close()'
+    with (
+        built.edited("lib/cotbook/chapter.py", "render.card(entry)", '"<b>a live card</b>"'),
+        built.edited("lib/cotbook/chapter.py", "render.table(head, rows)", '"<b>a live table</b>"'),
+        built.edited("book/tiny.md", "chapter.close()", table),
+    ):
+        build = built.build()
+    assert build.returncode == 0, build.stdout
+    assert_ledger(built)
+    page = built.page("tiny")
+    assert "<th>a &lt; b</th>" in page
+    assert "a live" not in page
+    stored = (built.folder / "_build/jupyter_execute/book/tiny.ipynb").read_text()
+    assert "a live card" in stored and "a live table" in stored
+
+
 def test_library_change_executes_again(built):
     with built.edited("lib/cotbook/claims.py", '"""Claims:', '"""Claim:'):
         build = built.build()

@@ -4,12 +4,11 @@ import json
 import math
 from dataclasses import FrozenInstanceError, fields
 
-import jaxtyping
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from cotbook.claims import Claim, Untested
+from cotbook.claims import Claim, Untested, tally
 
 numbers = st.floats(-10, 10)
 RELATIONS = ("equals", "at most", "at least")
@@ -154,8 +153,7 @@ def test_bad_numbers_give_one_sentence(wrong, message):
         claim(**wrong)
 
 
-def test_unknown_relation_is_refused(monkeypatch):
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+def test_unknown_relation_is_refused():
     with pytest.raises(
         ValueError, match=r"claim 'slope': expected a relation among .*, received 'at_most'"
     ):
@@ -163,9 +161,32 @@ def test_unknown_relation_is_refused(monkeypatch):
 
 
 def test_records_are_plain_data_with_the_verdict():
-    record = claim(low=0.95, high=1.3, interval="95% over 5 seeds").record()
+    record = claim(low=0.95, high=1.3, interval="95% over 5 seeds").to_json()
     assert json.loads(json.dumps(record)) == record
     assert record["verdict"] == "inconclusive"
     assert (record["low"], record["high"]) == (0.95, 1.3)
-    untested = Untested("limit", "As $t$ grows.", "[B] convergence", "needs a norm at infinity")
-    assert untested.record()["verdict"] == "not tested here"
+    untested = Untested(
+        name="limit", statement="As $t$ grows.", provenance="[B] convergence", reason="no norm"
+    )
+    assert untested.to_json()["verdict"] == "not tested here"
+    assert set(untested.to_json()) == {
+        *("name", "statement", "provenance", "reason", "verdict"),
+        *("chapter", "library_hash", "executed"),
+    }
+    assert set(record) == {
+        *("name", "statement", "provenance", "predicted", "measured", "tolerance", "relation"),
+        *("low", "high", "interval", "verdict", "chapter", "library_hash", "executed"),
+    }
+
+
+def test_the_tally_counts_in_one_order_and_what_is_missed_is_one_rule():
+    entries = [
+        claim(measured=9.0),
+        claim(),
+        Untested(name="limit", statement="", provenance="[B] x", reason="no norm"),
+        claim(low=0.5, high=1.0),
+        claim(),
+    ]
+    assert tally(entries) == "2 hold, 1 inconclusive, 1 fail, 1 not tested here"
+    assert tally([]) == "none"
+    assert [entry.missed for entry in entries] == [True, False, False, True, False]

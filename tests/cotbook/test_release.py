@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from books import invoke
+from cotbook.claims import Claim, Entry, Execution, Untested
 from cotbook.keep.release import BESIDE
 from cotbook.provenance import file_hash, library_hash
+from cotbook.records import ChapterRecord, Ledger
 
 IDENTITY = ("-c", "user.name=a", "-c", "user.email=a@example.org")
 WHEN = 1_700_000_000
@@ -26,15 +28,35 @@ def git(root: Path, *arguments: str) -> None:
     subprocess.run(command, cwd=root, check=True, capture_output=True, env=os.environ | date)
 
 
+# Of a claim that 0.5 is predicted for, up to 0.1
+INTERVALS = {"holds": (0.5, 0.5), "inconclusive": (0.5, 0.9), "fails": (0.9, 0.9)}
+
+
+def claims(verdict: str) -> tuple[Entry, ...]:
+    low, high = INTERVALS[verdict]
+    half = Claim(
+        name="half", statement="", provenance="[R] arithmetic", predicted=0.5, tolerance=0.1,
+        measured=low, low=low, high=high,
+    )  # fmt: skip
+    assert half.verdict == verdict
+    return half, Untested(name="big", statement="", provenance="[B] x", reason="no memory")
+
+
 def write_ledger(root: Path, **changes) -> None:
     """A built book of one chapter and one claim."""
-    claim = {"name": "half", "verdict": changes.get("verdict", "holds")}
-    chapter = {
-        "chapter": "book/tiny",
-        "source_hash": changes.get("source_hash", file_hash(root / "book/tiny.md")),
-        "claims": changes.get("claims", [claim, {"name": "big", "verdict": "not tested here"}]),
-    }
-    ledger = {"library_hash": changes.get("library_hash", library_hash()), "chapters": [chapter]}
+    execution = Execution(
+        chapter="tiny", started="", seconds=1.0, device="cpu", machine="", threads=1, versions={},
+        library_hash="", parameters={},
+    )  # fmt: skip
+    chapter = ChapterRecord(
+        docname="book/tiny",
+        title="Tiny",
+        source_hash=changes.get("source_hash", file_hash(root / "book/tiny.md")),
+        execution=execution,
+        claims=changes.get("claims", claims(changes.get("verdict", "holds"))),
+    )
+    library = changes.get("library_hash", library_hash())
+    ledger = Ledger(library_hash=library, chapters=(chapter,)).to_json()
     html = root / "_build/html"
     (html / "book").mkdir(parents=True, exist_ok=True)
     (html / "ledger.json").write_text(json.dumps(ledger))
@@ -102,7 +124,7 @@ def test_the_same_pages_give_the_same_bytes_and_another_time_does_not(book, monk
         ({"verdict": "inconclusive"}, "book/tiny, half: inconclusive"),
         ({"library_hash": "0" * 12}, "another state of the library"),
         ({"source_hash": "0" * 12}, "tiny.md has changed since"),
-        ({"claims": []}, "expected a ledger with claims"),
+        ({"claims": ()}, "expected a ledger with claims"),
     ],
 )
 def test_a_book_that_is_stale_or_does_not_hold_is_refused(book, ledger, sentence):
@@ -111,6 +133,15 @@ def test_a_book_that_is_stale_or_does_not_hold_is_refused(book, ledger, sentence
     assert done.exit_code == 2
     assert sentence in done.output
     assert not (book / "dist").exists()
+
+
+def test_a_ledger_whose_verdict_was_set_by_hand_is_refused(book):
+    path = book / "_build/html/ledger.json"
+    write_ledger(book, verdict="fails")
+    path.write_text(path.read_text().replace('"fails"', '"holds"'))
+    done = invoke(book, "release")
+    assert done.exit_code == 2
+    assert "claim 'half': expected the verdict 'fails'" in done.output
 
 
 def test_a_book_that_was_not_built_is_refused(book):

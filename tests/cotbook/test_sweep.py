@@ -36,7 +36,7 @@ measured = depth * rate
 record = dict(name="small", statement="$L r$ is small.", provenance="[C] tiny", relation="at most",
               predicted=4.0, measured=measured, low=measured - 0.5, high=measured + 0.5,
               interval="range", tolerance=1.0, verdict="holds" if measured < 4.5 else "fails",
-              chapter="tiny", library_hash="0123456789ab")
+              chapter="tiny", library_hash="0123456789ab", executed="2026-01-01T00:00:00+00:00")
 display({{"text/plain": "claim", "application/vnd.cotflow.claim+json": record}}, raw=True)
 """
 GRID = "chapter: tiny\ngrid:\n  depth: [2, 8]\n  rate: [0.5, 2]\n"
@@ -172,6 +172,20 @@ def test_the_ledger_of_a_sweep_is_markdown(swept):
         refused = invoke(root, "ledger", str(wrong))
         assert refused.exit_code == 2
         assert "expected the folder of one run or one sweep" in refused.output
+
+
+def test_a_damaged_result_is_a_failure_with_a_sentence(swept):
+    root, folder, _ = swept
+    path = sorted((folder / "jobs").glob("*/claims.json"))[0]
+    whole = path.read_text()
+    path.write_text(whole.replace('"holds"', '"fails"'))
+    listed, again = invoke(root, "ledger", str(folder)), invoke(root, "sweep", "sweep.yml")
+    path.write_text(whole)
+    assert listed.exit_code == 0
+    assert "Failed: claim 'small': expected the verdict 'holds'" in listed.stdout
+    assert again.exit_code == 1
+    assert f"without {path.parent} it is run again" in again.stderr
+    assert invoke(root, "sweep", "sweep.yml").stderr.count("failed:") == 1
 
 
 def test_a_second_run_executes_nothing_and_does_not_retry_unasked(swept):

@@ -21,19 +21,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from cotbook.claims import tally
+from cotbook.grid import outcome, table
 from cotbook.grid.file import Job, Sweep
-from cotbook.grid.job import FAILED, JOBS, REASON, end_with_parent
-from cotbook.render import tally
+from cotbook.grid.job import end_with_parent
+from cotbook.grid.outcome import Outcome
 from cotbook.run.tree import BadInput
 
 SNAKEFILE = Path(__file__).with_name("Snakefile")
-PLAN, TABLE, PAGE, LOG = "plan.json", "table.csv", "index.html", "snakemake.log"
-LOGS = Path("logs")
 # With one of these, Snakemake's own settings say how much runs at once.
 OWN_CORES = r"--(cores|jobs|executor|profile|workflow-profile)|-[cj]\d*|-e"
 # Snakemake only shows something and executes nothing.
@@ -41,28 +40,6 @@ SHOWS = ("-n", "--dry-run", "--dryrun", "--dag", "--rulegraph", "--summary", "--
 POLL, HEARTBEAT, PATIENCE = 0.2, 30.0, 15.0
 
 Echo = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a job.
-
-    Attributes
-    ----------
-    claims : records of its claims, if it reached its end.
-    failure : otherwise one sentence on why it did not, or None if it was not run yet.
-    log : the file to read then.
-    """
-
-    job: Job
-    claims: list[dict] | None
-    failure: str | None
-    log: Path
-
-    @property
-    def holds(self) -> bool:
-        missed = [c for c in self.claims or [] if c["verdict"] not in ("holds", "not tested here")]
-        return self.claims is not None and not missed
 
 
 def run(
@@ -89,29 +66,29 @@ def run(
     BadInput : the folder or Snakemake's arguments are refused; nothing was written.
     KeyboardInterrupt : with a message that says how to go on.
     """
-    from cotbook.grid import page, table
-
     if find_spec("snakemake") is None:
         raise BadInput("sweeps need Snakemake: pip install 'cotflow[sweep]'")
     _refuse_foreign(folder, sweep)
+    from cotbook.grid import page  # with matplotlib, which takes longer than a refusal may
+
     new = not folder.exists()
     with _held(folder):
         _sweep_out(folder, snakemake)
         wanted = _wanted(sweep, folder, retry)
         for job in wanted:
-            shutil.rmtree(folder / FAILED / job.id, ignore_errors=True)
-        _write(folder / PLAN, json.dumps(plan(sweep, wanted), indent=1) + "\n")
+            shutil.rmtree(folder / outcome.FAILED / job.id, ignore_errors=True)
+        _write(folder / outcome.PLAN, json.dumps(plan(sweep, wanted), indent=1) + "\n")
         echo(_opening(sweep, folder, wanted))
         if wanted:
             code = _snakemake(folder, cores, snakemake, wanted, echo)
-            if code == 2 and not any(_finished(folder, job) for job in wanted):
-                reason = _last_line(folder / LOG)
+            if code == 2 and not any(outcome.finished(folder, job.id) for job in wanted):
+                reason = outcome.last_line(folder / outcome.LOG)
                 if new:
                     shutil.rmtree(folder)
                 raise BadInput(f"Snakemake did not accept its arguments: {reason}")
-        outcomes = [outcome(folder, job, job in wanted) for job in sweep.jobs]
-        _write(folder / TABLE, table.csv_text(sweep, outcomes))
-        _write(folder / PAGE, page.html_text(sweep, outcomes, folder))
+        outcomes = [outcome.read(folder, job, attempted=job in wanted) for job in sweep.jobs]
+        _write(folder / outcome.TABLE, table.csv_text(sweep, outcomes))
+        _write(folder / outcome.PAGE, page.html_text(sweep, outcomes, folder))
     return outcomes
 
 
@@ -121,7 +98,7 @@ def show(sweep: Sweep, folder: Path, retry: bool, snakemake: Sequence[str]) -> i
 
     wanted = _wanted(sweep, folder, retry)
     with TemporaryDirectory() as scratch:
-        path = Path(scratch) / PLAN
+        path = Path(scratch) / outcome.PLAN
         _write(path, json.dumps(plan(sweep, wanted)))
         return subprocess.run(_command(Path(scratch), path, "all", snakemake)).returncode
 
@@ -130,7 +107,7 @@ def _wanted(sweep: Sweep, folder: Path, retry: bool) -> list[Job]:
     return [
         job
         for job in sweep.jobs
-        if not _finished(folder, job) and (retry or not _failed(folder, job))
+        if not outcome.finished(folder, job.id) and (retry or not outcome.failed(folder, job.id))
     ]
 
 
@@ -143,30 +120,6 @@ def plan(sweep: Sweep, wanted: Sequence[Job]) -> dict[str, Any]:
         "jobs": {job.id: job.record() for job in sweep.jobs},
         "wanted": [job.id for job in wanted],
     }
-
-
-def outcome(folder: Path, job: Job, attempted: bool) -> Outcome:
-    log = folder / LOGS / f"{job.id}.log"
-    if _finished(folder, job):
-        text = (folder / JOBS / job.id / "claims.json").read_text(encoding="utf-8")
-        return Outcome(job, json.loads(text), None, log)
-    if _failed(folder, job):
-        text = (folder / FAILED / job.id / REASON).read_text(encoding="utf-8")
-        return Outcome(job, None, text.strip(), log)
-    if not attempted:
-        return Outcome(job, None, None, log)
-    if said := _last_line(log):
-        return Outcome(job, None, f"it ended without a result: {said}", log)
-    said = _last_line(folder / LOG)
-    return Outcome(job, None, f"Snakemake left it without a result: {said}", folder / LOG)
-
-
-def _finished(folder: Path, job: Job) -> bool:
-    return (folder / JOBS / job.id / "claims.json").exists()
-
-
-def _failed(folder: Path, job: Job) -> bool:
-    return (folder / FAILED / job.id / REASON).exists()
 
 
 def remote(snakemake: Sequence[str]) -> bool:
@@ -185,7 +138,7 @@ def _refuse_foreign(folder: Path, sweep: Sweep) -> None:
     try:
         if not folder.exists() or not any(folder.iterdir()):
             return
-        found = json.loads((folder / PLAN).read_text(encoding="utf-8"))["chapter"]
+        found = json.loads((folder / outcome.PLAN).read_text(encoding="utf-8"))["chapter"]
     except (OSError, ValueError, KeyError, TypeError):
         found = None
     if found != sweep.chapter:
@@ -217,7 +170,7 @@ def _sweep_out(folder: Path, snakemake: Sequence[str]) -> None:
     """Remove what a killed run left of unfinished jobs: hidden workshops and empty places."""
     if remote(snakemake):  # jobs of a cluster outlive the run that submitted them
         return
-    for entry in (folder / JOBS).glob("*"):
+    for entry in (folder / outcome.JOBS).glob("*"):
         if entry.name.startswith("."):
             shutil.rmtree(entry, ignore_errors=True)
         else:
@@ -229,14 +182,6 @@ def _write(path: Path, text: str) -> None:
     part = path.with_name(f".{path.name}.part")
     part.write_text(text, encoding="utf-8", errors="backslashreplace")
     os.replace(part, path)
-
-
-def _last_line(path: Path) -> str:
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    except OSError:
-        return ""
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
 def _command(
@@ -264,9 +209,9 @@ def _snakemake(
     previous = {}
     if threading.current_thread() is threading.main_thread():
         previous = {signal.SIGTERM: signal.signal(signal.SIGTERM, signal.default_int_handler)}
-    command = _command(folder, folder / PLAN, cores, snakemake)
+    command = _command(folder, folder / outcome.PLAN, cores, snakemake)
     told = _Teller(folder, wanted, echo)
-    with (folder / LOG).open("ab") as log:
+    with (folder / outcome.LOG).open("ab") as log:
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -283,7 +228,7 @@ def _snakemake(
         except KeyboardInterrupt:
             _stop(process)
             _sweep_out(folder, snakemake)
-            done = sum(_finished(folder, job) for job in wanted)
+            done = sum(outcome.finished(folder, job.id) for job in wanted)
             raise KeyboardInterrupt(
                 f"Interrupted: nothing half-written was left behind. {done} of {len(wanted)} jobs "
                 "are finished and kept; the same command goes on with the others."
@@ -317,10 +262,10 @@ class _Teller:
 
     def look(self) -> None:
         for job in list(self.waiting):
-            if not (_finished(self.folder, job) or _failed(self.folder, job)):
+            if not (outcome.finished(self.folder, job.id) or outcome.failed(self.folder, job.id)):
                 continue
             self.waiting.remove(job)
-            found = outcome(self.folder, job, True)
+            found = outcome.read(self.folder, job, attempted=True)
             self._say(f"{self._ended()} {job.label}: {_ending(found)}")
         if time.monotonic() - self.spoken > HEARTBEAT:
             self._say(f"{self._ended()} … {time.monotonic() - self.started:.0f} s")
@@ -338,9 +283,9 @@ def _ending(found: Outcome) -> str:
 
 
 def _opening(sweep: Sweep, folder: Path, wanted: Sequence[Job]) -> str:
-    kept = sum(_finished(folder, job) for job in sweep.jobs)
-    failed = sum(_failed(folder, job) for job in sweep.jobs)
+    kept = sum(outcome.finished(folder, job.id) for job in sweep.jobs)
+    crashed = sum(outcome.failed(folder, job.id) for job in sweep.jobs)
     words = [f"{sweep.chapter}: jobs: {len(sweep.jobs)}", f"finished before: {kept}"]
-    if failed:
-        words.append(f"failed before: {failed} (--retry runs them again)")
+    if crashed:
+        words.append(f"failed before: {crashed} (--retry runs them again)")
     return ", ".join([*words, f"to do: {len(wanted)}"])

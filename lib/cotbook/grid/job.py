@@ -15,9 +15,10 @@ import shutil
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
-JOBS, FAILED = Path("jobs"), Path("failed")
-REASON = "failure.txt"
+from cotbook.grid.outcome import FAILED, JOBS, REASON, finished
+
 DEATHSIG = 1  # PR_SET_PDEATHSIG of <linux/prctl.h>
 
 
@@ -27,7 +28,7 @@ def end_with_parent() -> None:
         ctypes.CDLL(None).prctl(DEATHSIG, signal.SIGKILL)
 
 
-def perform(job: dict) -> int:
+def perform(job: dict[str, Any]) -> int:
     """Execute the job's chapter beside its place, then move the result into place."""
     from cotbook.grid import file
     from cotbook.parameters import ParameterError
@@ -35,7 +36,7 @@ def perform(job: dict) -> int:
     from cotbook.run.tree import BadInput, chapter
 
     result, failed = JOBS / job["id"], FAILED / job["id"]
-    if (result / "claims.json").exists():
+    if finished(Path(), job["id"]):
         return 0
     source = chapter(Path(job["root"]), job["chapter"])
     if not job["id"].endswith(file.digest(file.state_of(source), job["values"])):
@@ -50,20 +51,21 @@ def perform(job: dict) -> int:
             done = runs.perform(source, job["values"], job["given"], made)
         except (BadInput, ParameterError) as error:  # values that do not fit together
             made.mkdir()
-            done = runs.Execution(made, [], str(error), crashed=True)
+            done = runs.Result(made, (), runs.Failure(str(error)))
         if done.failure:
-            print(done.failure, file=sys.stderr)
-        if done.crashed:
+            print(done.failure.sentence, file=sys.stderr)
+        crashed = done.failure is not None and done.failure.crash
+        if done.failure and crashed:
             _print_traceback(made / f"{source.name}.ipynb")
-            (made / REASON).write_text(f"{done.failure}\n", encoding="utf-8")
-        place = failed if done.crashed else result
+            (made / REASON).write_text(f"{done.failure.sentence}\n", encoding="utf-8")
+        place = failed if crashed else result
         place.parent.mkdir(exist_ok=True)
         shutil.rmtree(failed, ignore_errors=True)
         try:
             os.replace(made, place)
         except OSError:  # the same job, started by a run that was killed, came first
-            return int(not (result / "claims.json").exists())
-    return int(done.crashed)
+            return int(not finished(Path(), job["id"]))
+    return int(crashed)
 
 
 def _print_traceback(notebook: Path) -> None:

@@ -7,6 +7,7 @@ import io
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
@@ -15,6 +16,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.mathtext import math_to_image
 from matplotlib.ticker import NullLocator
 
+from cotbook.claims import Claim
 from cotbook.figures import style
 from cotbook.grid.file import label_of
 
@@ -22,7 +24,14 @@ PLACEHOLDER = "#010203"
 MARKERS = "osD^vP"
 SEEDS = ("seed", "seeds")
 MOST_NAMED, MOST_TICKS = 8, 8
-Points = Sequence[tuple[dict[str, Any], dict]]
+
+
+@dataclass(frozen=True)
+class Point:
+    """A claim as one job measured it, at the values that the sweep sets."""
+
+    swept: dict[str, Any]
+    claim: Claim
 
 
 def axis_of(names: Sequence[str], swept: Sequence[dict[str, Any]]) -> str | None:
@@ -37,12 +46,12 @@ def axis_of(names: Sequence[str], swept: Sequence[dict[str, Any]]) -> str | None
     return max(candidates, key=lambda name: counts[name], default=None)
 
 
-def svg(points: Points, axis: str | None, alt: str, prefix: str) -> str:
+def svg(points: Sequence[Point], axis: str | None, alt: str, prefix: str) -> str:
     """The figure as inline SVG.
 
     Parameters
     ----------
-    points : for each job the swept values and the record of the claim.
+    points : one for each job.
     axis : name of the swept value along the horizontal axis; None puts the cases side by side.
     alt : what a reader who does not see it should know.
     prefix : keeps the figure's ids apart from those of others on the page.
@@ -85,12 +94,12 @@ def _inline(text: str, alt: str, prefix: str) -> str:
     return text.replace("<svg ", f'<svg role="img" aria-label="{html.escape(alt)}" ', 1)
 
 
-def _draw(ax: Any, points: Points, axis: str | None) -> None:
-    groups: dict[str, list[tuple[float, dict]]] = {}
-    for place, (swept, claim) in enumerate(points):
-        rest = {k: v for k, v in swept.items() if k != axis and k not in SEEDS}
-        x = place if axis is None else float(swept[axis])
-        groups.setdefault("" if axis is None else label_of(rest), []).append((x, claim))
+def _draw(ax: Any, points: Sequence[Point], axis: str | None) -> None:
+    groups: dict[str, list[tuple[float, Claim]]] = {}
+    for place, point in enumerate(points):
+        rest = {k: v for k, v in point.swept.items() if k != axis and k not in SEEDS}
+        x = place if axis is None else float(point.swept[axis])
+        groups.setdefault("" if axis is None else label_of(rest), []).append((x, point.claim))
     places = sorted({x for group in groups.values() for x, _ in group})
     log = axis is not None and places[0] > 0 and places[-1] / places[0] >= 8
     if log:
@@ -102,7 +111,7 @@ def _draw(ax: Any, points: Points, axis: str | None) -> None:
         _series(ax, group, places, log, shift, label, colours[index], MARKERS[index % 6])
     _expected(ax, [(x, claim) for group in groups.values() for x, claim in group])
     if axis is None:
-        ax.set_xticks(places, [_short(label_of(swept)) for swept, _ in points], rotation=20)
+        ax.set_xticks(places, [_short(label_of(point.swept)) for point in points], rotation=20)
     elif len(places) <= MOST_TICKS:
         ax.set_xticks(places, [f"{x:g}" for x in places])
         ax.xaxis.set_minor_locator(NullLocator())
@@ -114,7 +123,7 @@ def _draw(ax: Any, points: Points, axis: str | None) -> None:
 
 def _series(
     ax: Any,
-    group: list[tuple[float, dict]],
+    group: list[tuple[float, Claim]],
     places: list[float],
     log: bool,
     shift: float,
@@ -123,46 +132,44 @@ def _series(
     marker: str,
 ) -> None:
     """Measured values with their intervals, moved aside a little from other series."""
-    finite = [(x, c) for x, c in group if all(map(math.isfinite, (c["low"], c["high"])))]
+    finite = [(x, c) for x, c in group if all(map(math.isfinite, (c.low, c.high)))]
     if log:
         xs = [x * (places[-1] / places[0]) ** shift for x, _ in finite]
     else:
         xs = [x + shift * (places[-1] - places[0]) for x, _ in finite]
-    measured = [c["measured"] for _, c in finite]
-    below = [max(0.0, c["measured"] - c["low"]) for _, c in finite]
-    above = [max(0.0, c["high"] - c["measured"]) for _, c in finite]
+    measured = [c.measured for _, c in finite]
+    below = [max(0.0, c.measured - c.low) for _, c in finite]
+    above = [max(0.0, c.high - c.measured) for _, c in finite]
     ax.errorbar(
         xs, measured, yerr=[below, above], fmt=marker, color=colour, capsize=3, lw=1.2,
         label=label or "measured",
     )  # fmt: skip
 
 
-def _expected(ax: Any, points: list[tuple[float, dict]]) -> None:
+def _expected(ax: Any, points: list[tuple[float, Claim]]) -> None:
     """The prediction and what the claim allows: lines if it is the same for all, else marks."""
     low, high = ax.get_ylim()
-    ends = [
-        (
-            c["predicted"] - c["tolerance"] if c["relation"] != "at most" else -math.inf,
-            c["predicted"] + c["tolerance"] if c["relation"] != "at least" else math.inf,
-        )
-        for _, c in points
-    ]
+    ends = [claim.allowed for _, claim in points]
     seen = [v for pair in ends for v in pair if math.isfinite(v)]
-    seen += [c["predicted"] for _, c in points if math.isfinite(c["predicted"])]
+    seen += [c.predicted for _, c in points if math.isfinite(c.predicted)]
     low, high = min([low, *seen]), max([high, *seen])
     pad = 0.04 * (high - low)
     ax.set_ylim(low - pad, high + pad)
     bottom, top = ax.get_ylim()
-    predicted = {c["predicted"] for _, c in points}
+    # What is not finite is drawn at the border.
+    ends = [
+        (min(max(floor, bottom), top), max(min(ceiling, top), bottom)) for floor, ceiling in ends
+    ]
+    predicted = {c.predicted for _, c in points}
     if len(predicted) == 1 and len(set(ends)) == 1:
-        ax.axhspan(max(bottom, ends[0][0]), min(top, ends[0][1]), color=style.INK, alpha=0.08, lw=0)
-        ax.axhline(predicted.pop(), ls="--", lw=1.2, color=style.INK, label="predicted")
+        ax.axhspan(*ends[0], color=style.INK, alpha=0.08, lw=0)
+        for value in filter(math.isfinite, predicted):
+            ax.axhline(value, ls="--", lw=1.2, color=style.INK, label="predicted")
         return
     xs = [x for x, _ in points]
-    floors = [max(bottom, end[0]) for end in ends]
-    ceilings = [min(top, end[1]) for end in ends]
+    floors, ceilings = zip(*ends, strict=True)
     ax.vlines(xs, floors, ceilings, color=style.INK, alpha=0.12, lw=14)
-    marks = [c["predicted"] for _, c in points]
+    marks = [c.predicted for _, c in points]
     ax.plot(xs, marks, "_", ms=16, mew=1.6, color=style.INK, label="predicted")
 
 

@@ -8,8 +8,8 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from cotbook.grid.engine import Outcome
 from cotbook.grid.file import Sweep
+from cotbook.grid.outcome import Outcome
 
 CLAIM = (
     "name", "provenance", "relation", "predicted", "measured", "low", "high", "interval",
@@ -46,9 +46,10 @@ def _rows(sweep: Sweep, outcomes: Sequence[Outcome], names: Sequence[str]) -> It
         job = found.job
         values = [_text(job.values[name]) for name in names]
         start = [sweep.chapter, sweep.profile, job.id, *values]
-        for claim in found.claims or []:
-            fields = [_text(claim.get(field, "")) for field in CLAIM]
-            yield [*start, *fields, claim.get("library_hash", "")]
+        for claim in found.claims or ():
+            record = claim.to_json()
+            fields = [_text(record.get(field, "")) for field in CLAIM]
+            yield [*start, *fields, claim.library_hash]
         if found.failure:
             yield [*start, *[""] * (len(CLAIM) - 1), CRASHED, ""]
 

@@ -26,11 +26,11 @@ def regenerate(source: Source) -> int:
     """
     parameters.validate(source.parameters, {})
     with workshop_beside(source.paired) as workshop:
-        executed, failure = execute(source, workshop, {})
-        if failure:
-            raise CellFailure(failure.sentence)
+        executed = execute(source, workshop, {})
+        if executed.failure:
+            raise CellFailure(executed.failure.sentence)
         notebook, checked = source.notebook(), 0
-        code = [cell for cell in executed.cells if cell.cell_type == "code"]
+        code = [cell for cell in executed.notebook.cells if cell.cell_type == "code"]
         blank = [cell for cell in notebook.cells if cell.cell_type == "code"]
         for count, (cell, done) in enumerate(zip(blank, code, strict=True), start=1):
             cell.execution_count = count

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import json
 import os
 import subprocess
 import tarfile
 import tomllib
 from pathlib import Path
 
+from cotbook import records
 from cotbook.provenance import file_hash, library_hash
 from cotbook.run.runs import workshop_beside
 from cotbook.run.tree import BadInput
 
 BESIDE = ("LICENSE", "LICENSE-text", "CITATION.cff", "CHANGELOG.md")
-ALLOWED = ("holds", "not tested here")
 
 
 def check_tree(root: Path) -> str:
@@ -38,19 +37,19 @@ def check_tree(root: Path) -> str:
 def check_book(root: Path, html: Path) -> None:
     """Refuse pages that are missing, of other sources, or with a claim that does not hold."""
     try:
-        ledger = json.loads((html / "ledger.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise BadInput(f"{html}: expected a built book with its ledger.json") from None
-    if ledger["library_hash"] != library_hash():
+        ledger = records.of_book(html)
+    except records.RecordError as error:
+        raise BadInput(f"{html}: expected a built book with its ledger.json: {error}") from None
+    if ledger.library_hash != library_hash():
         raise BadInput(f"{html}: built with another state of the library; build the book again")
-    for chapter in ledger["chapters"]:
-        source = root / f"{chapter['chapter']}.md"
-        if not source.is_file() or file_hash(source) != chapter["source_hash"]:
+    for chapter in ledger.chapters:
+        source = root / f"{chapter.docname}.md"
+        if not source.is_file() or file_hash(source) != chapter.source_hash:
             raise BadInput(f"{html}: {source.name} has changed since; build the book again")
-        for claim in chapter["claims"]:
-            if claim["verdict"] not in ALLOWED:
-                raise BadInput(f"{chapter['chapter']}, {claim['name']}: {claim['verdict']}")
-    if not any(chapter["claims"] for chapter in ledger["chapters"]):
+        for claim in chapter.claims:
+            if claim.missed:
+                raise BadInput(f"{chapter.docname}, {claim.name}: {claim.verdict}")
+    if not any(chapter.claims for chapter in ledger.chapters):
         raise BadInput(f"{html}: expected a ledger with claims")
 
 
@@ -63,7 +62,7 @@ def release(root: Path, html: Path, folder: Path) -> Path:
     members = {f"{stem}/{name}": root / name for name in BESIDE}
     pages = (path for path in html.rglob("*") if path.is_file())
     members |= {f"{stem}/html/{path.relative_to(html).as_posix()}": path for path in pages}
-    members |= {f"{stem}/ledger.{kind}": html / f"ledger.{kind}" for kind in ("json", "md")}
+    members |= {f"{stem}/{name}": html / name for name in (records.LEDGER, "ledger.md")}
     archive = folder / f"{stem}-html.tar.gz"
     with workshop_beside(archive) as workshop:
         pack(members, workshop / archive.name, time)

@@ -18,7 +18,8 @@ import nbformat
 import yaml
 from nbformat import NotebookNode
 
-from cotbook import parameters
+from cotbook import parameters, records, render
+from cotbook.claims import Entry, Execution
 from cotbook.run.profiles import values_of
 from cotbook.run.tree import BadInput, Source, book_root, chapter
 
@@ -32,18 +33,16 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Execution:
-    """Where a run's results lie, its claims' records, and the failure that ended it, if any."""
+class Result:
+    """Where a run's files lie, its claims, and the failure that ended it, if any."""
 
     output: Path
-    claims: list[dict]
-    failure: str | None
-    crashed: bool = False
+    claims: tuple[Entry, ...]
+    failure: Failure | None = None
 
     @property
     def holds(self) -> bool:
-        missed = [c for c in self.claims if c["verdict"] not in ("holds", "not tested here")]
-        return self.failure is None and not missed
+        return self.failure is None and not any(claim.missed for claim in self.claims)
 
 
 def run(
@@ -52,7 +51,7 @@ def run(
     overrides: dict[str, Any] | None = None,
     output: Path | None = None,
     root: Path | None = None,
-) -> Execution:
+) -> Result:
     """Execute a chapter and leave its notebook, claims, record and parameters in a new folder.
 
     Parameters
@@ -79,17 +78,16 @@ def run(
     return perform(source, values, given, output)
 
 
-def perform(source: Source, values: dict, given: Iterable[str], output: Path) -> Execution:
+def perform(source: Source, values: dict[str, Any], given: Iterable[str], output: Path) -> Result:
     """Execute a chapter at checked values, those named in ``given`` in place of its defaults."""
     with workshop_beside(output) as workshop:
-        notebook, failure = execute(source, workshop, {key: values[key] for key in given})
-        claims, execution = _records(notebook)
+        done = execute(source, workshop, {key: values[key] for key in given})
         results = workshop / "results"
         results.mkdir()
-        nbformat.write(notebook, results / f"{source.name}.ipynb")
-        _write_json(results / "claims.json", claims)
-        if execution:
-            _write_json(results / "execution.json", execution)
+        nbformat.write(done.notebook, results / f"{source.name}.ipynb")
+        _write_json(results / records.CLAIMS, [claim.to_json() for claim in done.claims])
+        if done.record:
+            _write_json(results / records.EXECUTION, done.record.to_json())
         listing = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
         (results / "parameters.yml").write_text(listing, encoding="utf-8")
         try:
@@ -97,9 +95,7 @@ def perform(source: Source, values: dict, given: Iterable[str], output: Path) ->
         except OSError:  # another run delivered there in the meantime
             output = output.with_name(f"{output.name}-{os.getpid()}")
             os.replace(results, output)
-    if failure is None:
-        return Execution(output, claims, None)
-    return Execution(output, claims, failure.sentence, failure.crash)
+    return Result(output=output, claims=done.claims, failure=done.failure)
 
 
 def output_folder(path: Path) -> Path:
@@ -132,13 +128,28 @@ def workshop_beside(output: Path) -> Iterator[Path]:
         with folder:
             yield Path(folder.name)
     finally:
-        for folder in missing:
+        for made in missing:
             with suppress(OSError):  # a folder that holds results stays
-                folder.rmdir()
+                made.rmdir()
 
 
-def execute(source: Source, folder: Path, given: dict) -> tuple[NotebookNode, Failure | None]:
-    """The chapter executed inside ``folder``, as far as it went, and why it stopped, if it did."""
+@dataclass(frozen=True)
+class Executed:
+    """A chapter's notebook as far as it went, what it recorded, and why it stopped, if it did."""
+
+    notebook: NotebookNode
+    claims: tuple[Entry, ...]
+    record: Execution | None
+    failure: Failure | None
+
+
+def execute(source: Source, folder: Path, given: dict[str, Any]) -> Executed:
+    """The chapter executed inside ``folder``.
+
+    Raises
+    ------
+    BadInput : the chapter refused its parameters.
+    """
     import papermill
     from nbclient.exceptions import DeadKernelError
 
@@ -156,14 +167,12 @@ def execute(source: Source, folder: Path, given: dict) -> tuple[NotebookNode, Fa
             extra_arguments=["--log-level=CRITICAL"],
         )
     except papermill.PapermillExecutionError as error:
-        if error.ename == "ParameterError":
+        # All that the kernel's protocol tells of an error's class is its name.
+        if error.ename == parameters.ParameterError.__name__:
             raise BadInput(error.evalue) from None
-        if error.ename == "ClaimsDoNotHold":
-            failure = Failure(error.evalue, crash=False)
-        else:
-            what = " ".join(f"{error.ename}: {error.evalue}".split())
-            sentence = f"cell [{error.exec_count}] of {source.name} stopped with {what}"
-            failure = Failure(f"{sentence}; the traceback is in the notebook.")
+        what = " ".join(f"{error.ename}: {error.evalue}".split())
+        sentence = f"cell [{error.exec_count}] of {source.name} stopped with {what}"
+        failure = Failure(f"{sentence}; the traceback is in the notebook.")
     except DeadKernelError:
         failure = Failure(f"the process that executed {source.name} died")
     notebook = nbformat.read(executed, as_version=4)
@@ -171,18 +180,21 @@ def execute(source: Source, folder: Path, given: dict) -> tuple[NotebookNode, Fa
         "input_path": f"book/{source.path.name}",
         "output_path": f"{source.name}.ipynb",
     }
-    return notebook, failure
+    return _judged(source.name, notebook, failure)
 
 
-def _records(notebook: NotebookNode) -> tuple[list[dict], dict | None]:
-    """The claims and the execution record that a chapter displayed."""
-    from cotbook.chapter import CLAIM_MIME, EXECUTION_MIME
-
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    data = [output["data"] for output in outputs if "data" in output]
-    executions = [entry[EXECUTION_MIME] for entry in data if EXECUTION_MIME in entry]
-    claims = [entry[CLAIM_MIME] for entry in data if CLAIM_MIME in entry]
-    return claims, executions[-1] if executions else None
+def _judged(name: str, notebook: NotebookNode, failure: Failure | None) -> Executed:
+    """With what the chapter recorded, which tells claims that do not hold from a crash."""
+    try:
+        claims, executions = records.of_notebook(notebook)
+    except records.RecordError as error:
+        failure = failure or Failure(f"{name}: {error}")
+        return Executed(notebook=notebook, claims=(), record=None, failure=failure)
+    missed = render.shortfalls(claims)
+    if failure and executions and missed:  # a chapter's close fails exactly then
+        failure = Failure(missed, crash=False)
+    record = executions[-1] if executions else None
+    return Executed(notebook=notebook, claims=claims, record=record, failure=failure)
 
 
 def _write_json(path: Path, content: Any) -> None:

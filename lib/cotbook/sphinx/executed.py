@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
@@ -10,23 +9,15 @@ from jupyter_cache import get_cache
 from sphinx.environment import BuildEnvironment
 from sphinx.errors import SphinxError
 
-from cotbook.chapter import CLAIM_MIME, EXECUTION_MIME
-from cotbook.provenance import library_hash
+from cotbook.claims import Entry, Execution
+from cotbook.provenance import file_hash, library_hash
+from cotbook.records import ChapterRecord, RecordError, of_notebook
 
 
 class LedgerError(SphinxError):
     """The build has no valid record of what a page is about to show."""
 
     category = "Ledger error"
-
-
-@dataclass(frozen=True)
-class Executed:
-    """One executed chapter: its claims in the order of the page, and its execution record."""
-
-    docname: str
-    claims: tuple[dict, ...]
-    execution: dict
 
 
 def notebook_path(env: BuildEnvironment, docname: str) -> Path:
@@ -59,20 +50,11 @@ def restore_outputs(env: BuildEnvironment, docname: str) -> None:
     nbformat.write(notebook, path)
 
 
-def outputs(notebook: nbformat.NotebookNode, mime: str) -> list[dict]:
-    return [
-        output["data"][mime]
-        for cell in notebook.cells
-        for output in cell.get("outputs", ())
-        if mime in output.get("data", {})
-    ]
-
-
 def has_parameters(notebook: nbformat.NotebookNode) -> bool:
     return any("parameters" in cell.metadata.get("tags", ()) for cell in notebook.cells)
 
 
-def read(env: BuildEnvironment) -> list[Executed]:
+def read(env: BuildEnvironment) -> list[ChapterRecord]:
     """The record of every executed chapter, in the order of the table of contents.
 
     Raises LedgerError where a record is missing, comes from another state of the library, or
@@ -85,8 +67,10 @@ def read(env: BuildEnvironment) -> list[Executed]:
         if not path.exists():
             continue
         notebook = nbformat.read(path, as_version=4)
-        claims = outputs(notebook, CLAIM_MIME)
-        executions = outputs(notebook, EXECUTION_MIME)
+        try:
+            claims, executions = of_notebook(notebook)
+        except RecordError as error:
+            raise LedgerError(f"{docname}: {error}") from None
         if not (claims or executions or has_parameters(notebook)):
             continue
         if len(executions) != 1:
@@ -94,21 +78,30 @@ def read(env: BuildEnvironment) -> list[Executed]:
                 f"{docname}: expected one execution record, found {len(executions)}; "
                 "a chapter ends with one cell that calls its `close()`"
             )
-        chapters.append(check(Executed(docname, tuple(claims), executions[0]), current))
+        chapter = ChapterRecord(
+            docname=docname,
+            title=env.titles[docname].astext(),
+            source_hash=file_hash(Path(env.doc2path(docname))),
+            execution=executions[0],
+            claims=claims,
+        )
+        check(chapter, current)
+        chapters.append(chapter)
     return chapters
 
 
-def check(chapter: Executed, current: str) -> Executed:
-    """The chapter itself, once all its records are known to be valid."""
-    for record in (*chapter.claims, chapter.execution):
-        name = f"{chapter.docname}, {record.get('name', 'execution record')}"
-        if record["library_hash"] != current:
+def check(chapter: ChapterRecord, current: str) -> None:
+    """Refuse records of another library or another chapter, and claims that do not hold."""
+    records: tuple[Entry | Execution, ...] = (*chapter.claims, chapter.execution)
+    for record in records:
+        named = record.name if isinstance(record, Entry) else "execution record"
+        where = f"{chapter.docname}, {named}"
+        if record.library_hash != current:
             raise LedgerError(
-                f"{name}: the result comes from library {record['library_hash']}, the library is "
+                f"{where}: the result comes from library {record.library_hash}, the library is "
                 f"now {current}; build again from `make clean`"
             )
-        if record["chapter"] != chapter.docname.rpartition("/")[2]:
-            raise LedgerError(f"{name}: the record says it belongs to {record['chapter']!r}")
-        if record.get("verdict") in ("fails", "inconclusive"):
-            raise LedgerError(f"{name}: {record['verdict']}, and comes after the chapter's close")
-    return chapter
+        if record.chapter != chapter.docname.rpartition("/")[2]:
+            raise LedgerError(f"{where}: the record says it belongs to {record.chapter!r}")
+        if isinstance(record, Entry) and record.missed:
+            raise LedgerError(f"{where}: {record.verdict}, and comes after the chapter's close")

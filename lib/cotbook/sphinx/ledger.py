@@ -29,7 +29,7 @@ from sphinx.util import logging
 from sphinx.util.docutils import ReferenceRole, SphinxDirective
 
 from cotbook.provenance import file_hash, library_hash
-from cotbook.sphinx import executed, export, heartbeat, tables
+from cotbook.sphinx import cards, executed, export, heartbeat, tables
 
 logger = logging.getLogger(__name__)
 
@@ -85,11 +85,11 @@ def key_cache(app: Sphinx, config: Config) -> None:
 
 def lost_notebooks(app: Sphinx, env: BuildEnvironment, *changes: set[str]) -> list[str]:
     """Pages to read again because somebody removed their executed notebook."""
-    executed = getattr(env, "nb_metadata", {})
+    known = getattr(env, "nb_metadata", {})
     return [
         name
-        for name in executed
-        if executed[name].get("exec_data")
+        for name in known
+        if known[name].get("exec_data")
         and name in env.found_docs
         and not executed.notebook_path(env, name).exists()
     ]
@@ -116,10 +116,9 @@ def fill(app: Sphinx, doctree: nodes.document, docname: str) -> None:
         if pending["kind"] == "summary":
             shown = tables.summary(chapters)
         elif pending["kind"] == "ledger":
-            shown = tables.ledger(chapters, partial(title, app.env), uri)
+            shown = tables.ledger(chapters, uri)
         else:
-            source = partial(source_hash, app.env)
-            shown = tables.execution_record(chapters, partial(title, app.env), uri, source)
+            shown = tables.execution_record(chapters, uri)
         pending.replace_self(shown)
 
 
@@ -128,26 +127,18 @@ def link_claims(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     if not pending:
         return
     known = {
-        f"{record['chapter']}/{record['name']}": (chapter.docname, record)
+        f"{entry.chapter}/{entry.name}": (chapter.docname, entry)
         for chapter in executed.read(app.env)
-        for record in chapter.claims
+        for entry in chapter.claims
     }
     for node in pending:
         if node["target"] not in known:
             logger.warning("no claim %r was recorded", node["target"], location=node)
             node.replace_self(nodes.Text(node.astext()))
             continue
-        page, record = known[node["target"]]
-        uri = f"{app.builder.get_relative_uri(docname, page)}#{tables.anchor(record)}"
+        page, entry = known[node["target"]]
+        uri = f"{app.builder.get_relative_uri(docname, page)}#{entry.anchor}"
         node.replace_self(tables.link(node.astext(), uri))
-
-
-def title(env: BuildEnvironment, docname: str) -> str:
-    return env.titles[docname].astext()
-
-
-def source_hash(env: BuildEnvironment, docname: str) -> str:
-    return file_hash(Path(env.doc2path(docname)))
 
 
 def check_anchors(app: Sphinx, exception: Exception | None) -> None:
@@ -156,10 +147,10 @@ def check_anchors(app: Sphinx, exception: Exception | None) -> None:
         return
     for chapter in executed.read(app.env):
         page = Path(app.builder.get_outfilename(chapter.docname)).read_text(encoding="utf-8")
-        for record in chapter.claims:
-            if f'id="{tables.anchor(record)}"' not in page:
+        for entry in chapter.claims:
+            if f'id="{entry.anchor}"' not in page:
                 raise executed.LedgerError(
-                    f"{chapter.docname}: the ledger links to the claim {record['name']!r}, "
+                    f"{chapter.docname}: the ledger links to the claim {entry.name!r}, "
                     "whose card is not on the page; is its output hidden or removed by a tag?"
                 )
 
@@ -178,8 +169,9 @@ def setup(app: Sphinx) -> dict:
     app.connect("doctree-resolved", fill)
     app.connect("doctree-resolved", link_claims)
     app.connect("build-finished", check_anchors)
-    app.connect("build-finished", partial(export.write, title, source_hash))
+    app.connect("build-finished", export.write)
     heartbeat.connect(app)
+    cards.register()
     # Claims bring mathematics to pages whose own text may have none.
     app.set_html_assets_policy("always")
     return {"version": "0.1", "parallel_read_safe": False, "parallel_write_safe": False}

@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Sequence
+from typing import TypeAlias
 
 from docutils import nodes
 
-from cotbook.chapter import MARKS, SIGNS, number
-from cotbook.sphinx.executed import Executed
+from cotbook import render
+from cotbook.claims import PLURALS, Claim, Entry, counts
+from cotbook.records import ChapterRecord
 
-PLURALS = {"holds": "hold", "inconclusive": "inconclusive", "fails": "fail"}
-
-Content = str | nodes.Node | Iterable[nodes.Node]
+Content: TypeAlias = str | nodes.Node | Iterable[nodes.Node]
 
 
 def statement(text: str) -> list[nodes.Node]:
     """Text in which $…$ is mathematics."""
-    return [
-        nodes.math(piece, piece) if i % 2 else nodes.Text(piece)
-        for i, piece in enumerate(text.split("$"))
-        if piece
-    ]
+    return inline(render.pieces(text))
 
 
-def figure(value: float) -> list[nodes.Node]:
-    """A number as on the claim's card, with its power of ten raised."""
-    text, *power = re.split(r"\^", number(value))
-    raised = [nodes.superscript("", power[0].replace("-", "−"))] if power else []
-    return [nodes.Text(text.replace("-", "−")), *raised]
+def inline(pieces: Iterable[render.Piece]) -> list[nodes.Node]:
+    """Text, with powers of ten raised and formulas as mathematics."""
+    return [node for piece in pieces for node in _nodes(piece)]
+
+
+def _nodes(piece: render.Piece) -> list[nodes.Node]:
+    if isinstance(piece, render.Formula):
+        return [nodes.math(piece.tex, piece.tex)]
+    if isinstance(piece, str):
+        return [nodes.Text(piece)]
+    mantissa = render.signed(piece.mantissa)
+    if piece.exponent is None:
+        return [nodes.Text(mantissa)]
+    power = render.signed(str(piece.exponent))
+    return [nodes.Text(f"{mantissa}·10"), nodes.superscript("", power)]
 
 
 def link(text: Content, uri: str) -> nodes.reference:
@@ -61,67 +66,54 @@ def table(
     return nodes.table("", group, classes=list(classes))
 
 
-def measured(record: dict) -> list[nodes.Node]:
-    shown = figure(record["measured"])
-    if record["low"] != record["high"]:
-        ends = (nodes.Text(" ["), *figure(record["low"]), nodes.Text(", "))
-        shown += [*ends, *figure(record["high"]), nodes.Text("] ")]
-        shown.append(nodes.inline("", record["interval"], classes=["cotflow-interval"]))
-    return shown
+def measured(claim: Claim) -> list[nodes.Node]:
+    found = inline(render.measured(claim))
+    if render.spread(claim):
+        interval = nodes.inline("", claim.interval, classes=["cotflow-interval"])
+        found += [nodes.Text(" "), interval]
+    return found
 
 
-def verdict(record: dict) -> nodes.inline:
-    word = record["verdict"]
-    return nodes.inline(
-        "", f"{MARKS[word]} {word}", classes=["cotflow-mark", f"cotflow-{word.replace(' ', '-')}"]
-    )
+def verdict(entry: Entry) -> nodes.inline:
+    classes = ["cotflow-mark", f"cotflow-{entry.verdict.replace(' ', '-')}"]
+    return nodes.inline("", render.mark(entry.verdict), classes=classes)
 
 
-def claim_row(record: dict, uri: str) -> list[Content]:
-    source = nodes.inline("", record["provenance"], classes=["cotflow-source"])
-    said = [*statement(record["statement"]), nodes.Text(" "), source]
-    mark = link(verdict(record), uri)
-    if record["verdict"] == "not tested here":
+def claim_row(entry: Entry, uri: str) -> list[Content]:
+    source = nodes.inline("", entry.provenance, classes=["cotflow-source"])
+    said = [*statement(entry.statement), nodes.Text(" "), source]
+    mark = link(verdict(entry), uri)
+    if not isinstance(entry, Claim):
         return [mark, said, "–", "–", "–"]
-    predicted = [nodes.Text(f"{SIGNS[record['relation']]} "), *figure(record["predicted"])]
-    return [mark, said, predicted, measured(record), figure(record["tolerance"])]
+    tolerance = inline([render.number(entry.tolerance)])
+    return [mark, said, inline(render.predicted(entry)), measured(entry), tolerance]
 
 
-def anchor(record: dict) -> str:
-    return f"claim-{record['chapter']}-{record['name']}"
-
-
-def ledger(
-    chapters: Iterable[Executed], title: Callable[[str], str], uri: Callable[[str], str]
-) -> list[nodes.Node]:
+def ledger(chapters: Iterable[ChapterRecord], uri: Callable[[str], str]) -> list[nodes.Node]:
     """One table of claims for each chapter; every verdict leads to the cell that found it."""
     head = ("verdict", "claim and its source", "predicted", "measured", "tolerance")
-    shown: list[nodes.Node] = []
+    tables: list[nodes.Node] = []
     for chapter in chapters:
         page = uri(chapter.docname)
-        rows = [claim_row(record, f"{page}#{anchor(record)}") for record in chapter.claims]
+        rows = [claim_row(entry, f"{page}#{entry.anchor}") for entry in chapter.claims]
         if rows:
-            shown.append(nodes.rubric("", "", link(title(chapter.docname), page)))
-            shown.append(table(rows, head, ["cotflow-ledger"]))
-    return shown
+            tables.append(nodes.rubric("", "", link(chapter.title, page)))
+            tables.append(table(rows, head, ["cotflow-ledger"]))
+    return tables
 
 
 def count(amount: int, one: str, many: str) -> str:
     return f"{amount} {one if amount == 1 else many}"
 
 
-def summary(chapters: Sequence[Executed]) -> list[nodes.Node]:
+def summary(chapters: Sequence[ChapterRecord]) -> list[nodes.Node]:
     """The ledger in one sentence of counts."""
-    verdicts = [record["verdict"] for chapter in chapters for record in chapter.claims]
-    untested = verdicts.count("not tested here")
-    found = ", ".join(
-        count(verdicts.count(word), word, plural)
-        for word, plural in PLURALS.items()
-        if word in verdicts
-    )
+    found = counts(entry for chapter in chapters for entry in chapter.claims)
+    untested = found.pop("not tested here", 0)
+    verdicts = ", ".join(count(amount, word, PLURALS[word]) for word, amount in found.items())
     sentence = (
-        f"{count(len(verdicts) - untested, 'claim', 'claims')} measured in "
-        f"{count(len(chapters), 'chapter', 'chapters')}{': ' * bool(found)}{found}"
+        f"{count(sum(found.values()), 'claim', 'claims')} measured in "
+        f"{count(len(chapters), 'chapter', 'chapters')}{': ' * bool(found)}{verdicts}"
     )
     if untested:
         sentence += f"; {count(untested, 'statement', 'statements')} named as not tested here"
@@ -129,31 +121,28 @@ def summary(chapters: Sequence[Executed]) -> list[nodes.Node]:
 
 
 def execution_record(
-    chapters: Sequence[Executed],
-    title: Callable[[str], str],
-    uri: Callable[[str], str],
-    source: Callable[[str], str],
+    chapters: Sequence[ChapterRecord], uri: Callable[[str], str]
 ) -> list[nodes.Node]:
     """When, where, how long and with which sources every chapter ran; then the versions."""
-    shown: list[nodes.Node] = []
+    tables: list[nodes.Node] = []
     for chapter in chapters:
         record = chapter.execution
-        parameters = ", ".join(f"{key} = {value}" for key, value in record["parameters"].items())
+        parameters = ", ".join(f"{key} = {value}" for key, value in record.parameters.items())
         rows = [
-            ("started (UTC)", record["started"].replace("T", " ").removesuffix("+00:00")),
-            ("execution of its cells", f"{record['seconds']:g} s"),
-            ("machine", record["machine"]),
-            ("device", record["device"]),
-            ("threads", str(record["threads"])),
+            ("started (UTC)", record.started.replace("T", " ").removesuffix("+00:00")),
+            ("execution of its cells", f"{record.seconds:g} s"),
+            ("machine", record.machine),
+            ("device", record.device),
+            ("threads", str(record.threads)),
             ("parameters", nodes.literal("", parameters) if parameters else "none"),
-            ("hash of the source", nodes.literal("", source(chapter.docname))),
-            ("hash of the library", nodes.literal("", record["library_hash"])),
+            ("hash of the source", nodes.literal("", chapter.source_hash)),
+            ("hash of the library", nodes.literal("", record.library_hash)),
         ]
-        shown.append(nodes.rubric("", "", link(title(chapter.docname), uri(chapter.docname))))
-        shown.append(table(rows, classes=["cotflow-record"]))
+        tables.append(nodes.rubric("", "", link(chapter.title, uri(chapter.docname))))
+        tables.append(table(rows, classes=["cotflow-record"]))
     if chapters:
         # All chapters share these: the hash of the library covers the versions.
-        versions = chapters[0].execution["versions"].items()
-        shown.append(nodes.rubric("", "Versions"))
-        shown.append(table(list(versions), ("package", "version"), ["cotflow-record"]))
-    return shown
+        versions = chapters[0].execution.versions.items()
+        tables.append(nodes.rubric("", "Versions"))
+        tables.append(table(list(versions), ("package", "version"), ["cotflow-record"]))
+    return tables
