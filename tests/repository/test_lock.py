@@ -38,7 +38,7 @@ def pins(**environment: str) -> dict[str, str]:
 
 
 def installed() -> dict[str, str]:
-    """Version of every package of this environment; torch's ``+cpu`` is its build's, not its own."""
+    """Version of every package here; torch's ``+cpu`` tells of its build and is left out."""
     return {
         canonicalize_name(found.name): Version(found.version).public
         for found in metadata.distributions()
