@@ -110,7 +110,7 @@ setup: .venv/installed
 	@found=""; seen=""; \
 	for python in $(PYTHONS); do \
 	  if "$$python" -c '$(FITS)' 2>/dev/null; then found=$$python; break; fi; \
-	  ! command -v "$$python" >/dev/null || seen+=", $$python ($$("$$python" --version 2>&1 | head -n 1))"; \
+	  ! command -v "$$python" >/dev/null || seen+=", $$python ($$("$$python" --version 2>&1 | sed -n 1p || true))"; \
 	done; \
 	if [ -z "$$found" ]; then \
 	  echo "Python 3.11 to 3.14 with its modules venv and ensurepip is needed, and this is not: $${seen#, }." \
