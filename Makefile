@@ -110,10 +110,10 @@ setup: .venv/installed
 	@found=""; seen=""; \
 	for python in $(PYTHONS); do \
 	  if "$$python" -c '$(FITS)' 2>/dev/null; then found=$$python; break; fi; \
-	  ! command -v "$$python" >/dev/null || seen+=", $$python ($$("$$python" --version 2>&1 | sed -n 1p || true))"; \
+	  ! command -v "$$python" >/dev/null || seen+="$${seen:+, }$$python ($$("$$python" --version 2>&1 | sed -n 1p || true))"; \
 	done; \
 	if [ -z "$$found" ]; then \
-	  echo "Python 3.11 to 3.14 with its modules venv and ensurepip is needed, and this is not: $${seen#, }." \
+	  echo "Python 3.11 to 3.14 with its modules venv and ensurepip is needed; found: $${seen:-none}." \
 	    "Install one (on Debian and Ubuntu: python3 and python3-venv)," \
 	    "or name one that is not on the PATH: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; exit 1; \
 	fi; \
