@@ -16,8 +16,6 @@ from types import SimpleNamespace
 import nbformat
 import pytest
 import yaml
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 
 from cotbook import provenance
 from cotbook.chapter import EXECUTION_MIME
@@ -362,42 +360,6 @@ def test_result_of_another_library_fails_the_build_until_it_is_removed(built):
     assert "comes from library 000000000000" in stale.stdout
     assert healed.returncode == 0, healed.stdout
     assert_ledger(built)
-
-
-def pins() -> dict[str, str]:
-    lines = (ROOT / "requirements.txt").read_text().splitlines()
-    pinned = (re.fullmatch(r"([\w.-]+)==([\w.]+)", line) for line in lines if line[:1] not in "#")
-    return {canonicalize_name(match[1]): match[2] for match in pinned}
-
-
-def test_every_direct_dependency_is_pinned_inside_its_range():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = project["optional-dependencies"]
-    groups = [project["dependencies"], *(extras[name] for name in ("book", "sweep", "test"))]
-    wanted = [Requirement(text) for group in groups for text in group]
-    wrong = [
-        str(entry)
-        for entry in wanted
-        if pins().get(canonicalize_name(entry.name)) not in entry.specifier
-    ]
-    assert len(wanted) > 20
-    assert not wrong
-
-
-def test_conda_environment_is_the_pinned_one():
-    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    *conda, pip = environment["dependencies"]
-    python = Requirement(conda[0].replace("=", "=="))
-    version = next(iter(python.specifier)).version
-    assert environment["name"] == project["name"]
-    assert python.name == "python"
-    assert version in Requirement(f"python{project['requires-python']}").specifier
-    assert conda[1:] == ["pip"]
-    assert [entry for entry in pip["pip"] if "index" not in entry] == [
-        "-r requirements.txt",
-        "-e .",
-    ]
 
 
 def test_citation_file_has_the_version_of_the_library():

@@ -107,5 +107,5 @@ def test_script_is_python():
 
 def test_binder_has_what_it_reads():
     environment = (ROOT / "environment.yml").read_text()
-    assert "-r requirements.txt" in environment
+    assert "-c requirements.txt" in environment
     assert "-e ." in environment

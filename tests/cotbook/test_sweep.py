@@ -9,6 +9,7 @@ import time
 from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import unquote
 
 import psutil
@@ -29,6 +30,7 @@ device: Device = "cpu"  # where
 # Neither torch nor the library, so that a job is short.
 TINY = """\
 from pathlib import Path
+from types import SimpleNamespace
 from IPython.display import display
 if depth == 8 and rate == 2 and not Path({mended!r}).exists():
     raise RuntimeError("too much of a rate")
@@ -68,7 +70,13 @@ def rows(folder: Path) -> list[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def swept(tmp_path_factory):
+def snakemake():
+    if engine.find_spec("snakemake") is None:
+        pytest.skip("no Snakemake here, as on Python 3.14: no sweep was executed")
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory, snakemake):
     """A book, the folder of its two by two sweep, one cell of which crashes, and what was said."""
     root = write_book(tmp_path_factory.mktemp("swept"))
     done = invoke(root, "sweep", write_sweep(root, GRID))
@@ -333,7 +341,7 @@ def test_a_bad_file_exits_2_with_sentences_and_writes_nothing(
     assert tree(root) == before
 
 
-def test_other_bad_requests_exit_2(tmp_path):
+def test_other_bad_requests_exit_2(tmp_path, snakemake):
     root = write_book(tmp_path / "book")
     write_sweep(root, GRID)
     (root / "notes.txt").write_text("mine")
@@ -356,6 +364,26 @@ def test_other_bad_requests_exit_2(tmp_path):
     assert "no book here" in invoke(tmp_path / "elsewhere", "sweep", "sweep.yml").output
 
 
+@pytest.mark.parametrize(
+    ("python", "sentence"),
+    [
+        ((3, 13), "sweeps need Snakemake: pip install 'cotflow[sweep]'"),
+        ((3, 14), "sweeps need Snakemake: it cannot be installed on Python 3.14 or later, but on"),
+    ],
+)
+def test_without_snakemake_a_sweep_is_refused(tmp_path, monkeypatch, python, sentence):
+    monkeypatch.setattr(engine, "find_spec", lambda name: None)
+    monkeypatch.setattr(engine, "sys", SimpleNamespace(version_info=python))
+    root = write_book(tmp_path)
+    write_sweep(root, GRID)
+    before = tree(root)
+    for options in ((), ("--", "--dry-run")):
+        done = invoke(root, "sweep", "sweep.yml", *options)
+        assert done.exit_code == 2
+        assert sentence in done.output
+    assert tree(root) == before
+
+
 def test_devices_of_other_machines_are_not_looked_for_here(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     root = write_book(tmp_path)
@@ -369,6 +397,7 @@ def test_devices_of_other_machines_are_not_looked_for_here(tmp_path, monkeypatch
 WAITING = """\
 import time
 from pathlib import Path
+from types import SimpleNamespace
 with open({started!r}, "a") as stream:
     stream.write(f"{{n}}\\n")
 while n == 2 and not Path({go!r}).exists():
@@ -394,7 +423,9 @@ def wait_for(condition, seconds: float = 120) -> None:
         time.sleep(0.02)
 
 
-def test_a_killed_sweep_keeps_what_is_finished_and_an_interrupt_says_how_to_go_on(tmp_path):
+def test_a_killed_sweep_keeps_what_is_finished_and_an_interrupt_says_how_to_go_on(
+    tmp_path, snakemake
+):
     root = tmp_path
     started, go = root / "started", root / "go"
     code = WAITING.format(started=str(started), go=str(go))

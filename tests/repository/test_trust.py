@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import shutil
 import signal
@@ -178,9 +179,11 @@ def test_the_audit_and_the_hooks_are_pinned_and_on_the_help_page():
     assert {re.fullmatch(r"([\w-]+)==[\d.]+", entry)[1] for entry in upkeep["upkeep"]} == {
         "pip-audit",
         "pre-commit",
+        "uv",
     }
     page = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True).stdout
     assert re.search(r"make audit .*needs the network", page)
+    assert re.search(r"make lock .*needs the network", page)
     assert "make release" in page
 
 
@@ -188,12 +191,12 @@ def test_hooks_are_the_projects_own_commands():
     config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
     assert {entry["repo"] for entry in config["repos"]} == {"local"}
     hooks = {hook["id"]: hook["entry"] for entry in config["repos"] for hook in entry["hooks"]}
-    assert hooks.keys() == {"ruff", "ruff-format", "notebooks", "bibliography"}
+    assert hooks.keys() == {"ruff", "ruff-format", "mypy", "notebooks", "bibliography"}
     from cotbook.cli import main
 
     for entry in hooks.values():
-        tool, command, *_ = entry.removeprefix(".venv/bin/").split()
-        assert tool == "ruff" or (tool == "cotflow" and command in main.commands)
+        tool, *command = entry.removeprefix(".venv/bin/").split()
+        assert tool in ("ruff", "mypy") or (tool == "cotflow" and command[0] in main.commands)
 
 
 def test_every_citation_is_defined_and_every_entry_cited():
@@ -243,13 +246,15 @@ def stubs(tmp_path):
     shutil.copy(ROOT / "Makefile", tmp_path)
     bin = tmp_path / ".venv/bin"
     bin.mkdir(parents=True)
-    for name in ("requirements.txt", "pyproject.toml", ".venv/installed", ".venv/upkeep"):
-        (tmp_path / name).touch()
 
     def put(name: str, script: str) -> None:
         (bin / name).write_text(f"#!/bin/sh\n{script}\n")
         (bin / name).chmod(0o755)
+        os.utime(bin / name, (0, 0))  # as old as an interpreter of the system
 
+    put("python", "exit 1")
+    for name in ("requirements.txt", "pyproject.toml", ".venv/installed", ".venv/upkeep"):
+        (tmp_path / name).touch()
     return put
 
 

@@ -66,8 +66,7 @@ def run(
     BadInput : the folder or Snakemake's arguments are refused; nothing was written.
     KeyboardInterrupt : with a message that says how to go on.
     """
-    if find_spec("snakemake") is None:
-        raise BadInput("sweeps need Snakemake: pip install 'cotflow[sweep]'")
+    _need_snakemake()
     _refuse_foreign(folder, sweep)
     from cotbook.grid import page  # with matplotlib, which takes longer than a refusal may
 
@@ -96,6 +95,7 @@ def show(sweep: Sweep, folder: Path, retry: bool, snakemake: Sequence[str]) -> i
     """Let Snakemake say what it would do; write nothing."""
     from tempfile import TemporaryDirectory
 
+    _need_snakemake()
     wanted = _wanted(sweep, folder, retry)
     with TemporaryDirectory() as scratch:
         path = Path(scratch) / outcome.PLAN
@@ -131,6 +131,14 @@ def remote(snakemake: Sequence[str]) -> bool:
 
 def shows_only(snakemake: Sequence[str]) -> bool:
     return any(argument in SHOWS for argument in snakemake)
+
+
+def _need_snakemake() -> None:
+    if find_spec("snakemake") is None:
+        remedy = "pip install 'cotflow[sweep]'"
+        if sys.version_info >= (3, 14):
+            remedy = "it cannot be installed on Python 3.14 or later, but on 3.11 to 3.13"
+        raise BadInput(f"sweeps need Snakemake: {remedy}")
 
 
 def _refuse_foreign(folder: Path, sweep: Sweep) -> None:
