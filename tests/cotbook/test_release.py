@@ -14,7 +14,7 @@ import pytest
 
 from books import invoke
 from cotbook.keep.release import BESIDE
-from cotbook.provenance import file_hash, library_hash
+from cotbook.provenance import execution_hash, file_hash
 
 IDENTITY = ("-c", "user.name=a", "-c", "user.email=a@example.org")
 WHEN = 1_700_000_000
@@ -34,7 +34,7 @@ def write_ledger(root: Path, **changes) -> None:
         "source_hash": changes.get("source_hash", file_hash(root / "book/tiny.md")),
         "claims": changes.get("claims", [claim, {"name": "big", "verdict": "not tested here"}]),
     }
-    ledger = {"library_hash": changes.get("library_hash", library_hash()), "chapters": [chapter]}
+    ledger = {"library_hash": changes.get("library_hash", execution_hash()), "chapters": [chapter]}
     html = root / "_build/html"
     (html / "book").mkdir(parents=True, exist_ok=True)
     (html / "ledger.json").write_text(json.dumps(ledger))

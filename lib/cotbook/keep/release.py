@@ -15,7 +15,7 @@ import tarfile
 import tomllib
 from pathlib import Path
 
-from cotbook.provenance import file_hash, library_hash
+from cotbook.provenance import execution_hash, file_hash
 from cotbook.run.runs import workshop_beside
 from cotbook.run.tree import BadInput
 
@@ -41,7 +41,7 @@ def check_book(root: Path, html: Path) -> None:
         ledger = json.loads((html / "ledger.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise BadInput(f"{html}: expected a built book with its ledger.json") from None
-    if ledger["library_hash"] != library_hash():
+    if ledger["library_hash"] != execution_hash():
         raise BadInput(f"{html}: built with another state of the library; build the book again")
     for chapter in ledger["chapters"]:
         source = root / f"{chapter['chapter']}.md"
