@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -84,15 +85,16 @@ def execute_all(app: Sphinx, env: BuildEnvironment, docnames: list[str]) -> None
     pages = [found for found in map(partial(page, env), docnames) if found]
     waiting = [found for found in pages if not found.is_cached(cache)]
     failed = []
-    for done, result in side_by_side(last_first(env, waiting), config):
-        if isinstance(result, ExecutionResult) and result.err is None:
-            data = {"execution_seconds": result.time, "key": done.key}
-            bundle = CacheBundleIn(result.nb, str(done.path), data=data)
-            cache.cache_notebook_bundle(bundle, check_validity=False, overwrite=True)
-            logger.info(f"Executed {done.docname} in {result.time:.0f} s")
-        else:
-            failed.append(done.docname)
-            complain(done, result, config)
+    with closing(side_by_side(last_first(env, waiting), config)) as ended:
+        for done, result in ended:
+            if isinstance(result, ExecutionResult) and result.err is None:
+                data = {"execution_seconds": result.time, "key": done.key}
+                bundle = CacheBundleIn(result.nb, str(done.path), data=data)
+                cache.cache_notebook_bundle(bundle, check_validity=False, overwrite=True)
+                logger.info(f"Executed {done.docname} in {result.time:.0f} s")
+            else:
+                failed.append(done.docname)
+                complain(done, result, config)
     if failed and config.execution_raise_on_error:
         raise ExecutionFailed(", ".join(sorted(failed)))
 
@@ -150,7 +152,7 @@ def side_by_side(
 ) -> Iterator[tuple[Page, ExecutionResult | Exception]]:
     """Each page with what came of its execution, in the order in which they end.
 
-    Whoever stops to iterate, by Ctrl-C for instance, ends all kernels.
+    All kernels end with the generator, by Ctrl-C for instance.
     """
     if not pages:
         return
