@@ -40,7 +40,7 @@ help:
 # jupyter-book may accept a page that failed in an earlier build, as long as its doctree is there:
 # pages are read anew every time, and only the outputs of unchanged cells come from the cache.
 book: setup
-	@echo "[3/3] Building the book: every chapter whose code or library changed is executed."
+	@echo "[3/3] Building the book: chapters whose code or library changed are executed side by side."
 	@rm -rf _build/.doctrees _build/html
 	@trap 'rm -rf _build/html; echo "Interrupted: no half-built book was left behind." >&2; exit 130' INT TERM; \
 	  $(BIN)/jupyter-book build . -W -n --keep-going

@@ -47,7 +47,7 @@ class Chapter:
         self.name = name
         self.parameters = parameters.check(namespace)
         self.claims: list[Entry] = []
-        self._library = provenance.library_hash()
+        self._library = provenance.execution_hash()
         self._started = datetime.now(UTC)
         self._clock = time.perf_counter()
         style.use()

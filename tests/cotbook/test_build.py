@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
 import shutil
+import signal
+import struct
 import subprocess
 import sys
+import time
 import tomllib
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import nbformat
+import psutil
 import pytest
 import yaml
 
 from cotbook import provenance
 from cotbook.chapter import EXECUTION_MIME
+from cotbook.sphinx import execution
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -26,7 +33,6 @@ TOC = """\
 format: jb-book
 root: book/index
 chapters:
-- file: book/tiny
 - file: book/execution-record
 """
 
@@ -75,11 +81,38 @@ chapter.close()
 ```
 """
 
+# Two chapters that meet: neither ends before the other has begun.
+LEFT = TINY.replace(
+    "```{code-cell} ipython3\nchapter.close()",
+    """\
+```{code-cell} ipython3
+import time
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+
+Path("tiny.here").touch()
+for _ in range(600):
+    if Path("other.here").exists():
+        break
+    time.sleep(0.1)
+else:
+    raise TimeoutError("the other chapter did not begin")
+plt.plot([1, 2])
+plt.show()
+```
+
+```{code-cell} ipython3
+chapter.close()""",
+)
+RIGHT = LEFT.replace('"tiny', '"swap').replace('"other', '"tiny').replace("swap", "other")
+RIGHT = RIGHT.replace("import time\n", "import time\nfrom cotbook.bench import record\n")
+
 
 class Book:
     """A small book in its own folder, with its own copy of the library."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, **chapters: str):
         self.folder = folder
         for part in ("lib", "book/_static"):
             ignore = shutil.ignore_patterns("__pycache__", "*.egg-info")
@@ -87,21 +120,35 @@ class Book:
         shared = ("_config.yml", "requirements.txt", "book/references.bib")
         for part in (*shared, "book/execution-record.md"):
             shutil.copy(ROOT / part, folder / part)
-        (folder / "_toc.yml").write_text(TOC)
         (folder / "book/index.md").write_text(INDEX)
-        (folder / "book/tiny.md").write_text(TINY)
+        toc = TOC
+        for name, text in chapters.items():
+            toc += f"- file: book/{name}\n"
+            (folder / f"book/{name}.md").write_text(text)
+        (folder / "_toc.yml").write_text(toc)
 
-    def build(self) -> subprocess.CompletedProcess:
+    def start(self, *options: str, **variables: str) -> subprocess.Popen:
         command = [Path(sys.executable).with_name("jupyter-book"), "build", ".", "-W", "-n"]
-        return subprocess.run(
-            command,
+        return subprocess.Popen(
+            [*command, *options],
             cwd=self.folder,
-            env=os.environ | {"PYTHONPATH": str(self.folder / "lib")},
+            env=os.environ | {"PYTHONPATH": str(self.folder / "lib")} | variables,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=120,
+            # A test run in the background may ignore Ctrl-C, and children inherit that.
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         )
+
+    def build(self, *options: str, **variables: str) -> subprocess.CompletedProcess:
+        with self.start(*options, **variables) as process:
+            try:
+                shown, _ = process.communicate(timeout=120)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
+        plain = re.sub(r"\x1b\[[0-9;]*m", "", shown)
+        return subprocess.CompletedProcess(process.args, process.returncode, plain)
 
     def page(self, name: str) -> str:
         return (self.folder / f"_build/html/book/{name}.html").read_text()
@@ -119,7 +166,7 @@ class Book:
 
 @pytest.fixture(scope="module")
 def book(tmp_path_factory) -> Book:
-    return Book(tmp_path_factory.mktemp("book"))
+    return Book(tmp_path_factory.mktemp("book"), tiny=TINY)
 
 
 @pytest.fixture(scope="module")
@@ -134,8 +181,21 @@ def built(book, builds) -> Book:
     return book
 
 
-def executed(build: subprocess.CompletedProcess) -> bool:
-    return "Executing notebook" in build.stdout
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory) -> Book:
+    """Two chapters, executed at once where matplotlib is set to something else than the book's."""
+    book = Book(tmp_path_factory.mktemp("pair"), tiny=LEFT, other=RIGHT)
+    (book.folder / "book/matplotlibrc").write_text("backend: pdf\nfigure.figsize: 40, 1\n")
+    build = book.build(MPLBACKEND="agg")
+    assert build.returncode == 0, build.stdout
+    assert executed(build) == {"book/tiny", "book/other"}
+    return book
+
+
+def executed(build: subprocess.CompletedProcess) -> set[str]:
+    """The chapters that a build executed to their end."""
+    assert "Executing notebook using" not in build.stdout  # MyST-NB found all in the cache
+    return set(re.findall(r"^Executed (\S+) in \d+ s$", build.stdout, re.MULTILINE))
 
 
 def assert_ledger(book: Book) -> None:
@@ -234,6 +294,18 @@ def test_unchanged_build_executes_nothing_and_keeps_the_ledger(built, builds):
     assert_ledger(built)
 
 
+def test_a_comment_in_a_renderer_of_pages_executes_nothing(built):
+    with (
+        built.edited("lib/cotbook/render.py", "from __future__", "# A comment.\nfrom __future__"),
+        built.edited("lib/cotbook/sphinx/tables.py", "from __f", "# Another.\nfrom __f"),
+    ):
+        build = built.build()
+    assert build.returncode == 0, build.stdout
+    assert not executed(build)
+    assert "reading sources... [" in build.stdout
+    assert_ledger(built)
+
+
 def test_edited_prose_keeps_the_cached_outputs(built):
     with built.edited("book/tiny.md", "# A tiny chapter", "# A short chapter"):
         build = built.build()
@@ -271,57 +343,201 @@ def test_cards_and_tables_are_made_from_records_when_the_page_is(built):
 
 
 def test_library_change_executes_again(built):
-    with built.edited("lib/cotbook/claims.py", '"""Claims:', '"""Claim:'):
+    with built.edited("lib/cotflow/flows/chebyshev.py", "refresh: int = 25", "refresh: int = 24"):
         build = built.build()
     assert build.returncode == 0, build.stdout
-    assert executed(build)
+    assert executed(build) == {"book/tiny"}
     assert_ledger(built)
 
 
-def test_a_changed_pin_or_library_leaves_no_cached_execution(tmp_path, monkeypatch):
+@pytest.mark.skipif(execution.cores() < 2, reason="one core: one chapter at a time")
+def test_chapters_are_executed_side_by_side_and_draw_whatever_the_backend(pair):
+    for name in ("tiny", "other"):
+        notebook = nbformat.read(pair.folder / f"_build/jupyter_execute/book/{name}.ipynb", 4)
+        data = [output.get("data", {}) for output in notebook.cells[-2].outputs]
+        (picture,) = (entry["image/png"] for entry in data if "image/png" in entry)
+        width, height = struct.unpack(">II", base64.b64decode(picture)[16:24])
+        assert 1 < width / height < 2
+        assert 'src="../_images/' in pair.page(name)
+
+
+@pytest.mark.skipif(execution.cores() < 2, reason="one core: one chapter at a time")
+def test_every_failing_chapter_is_shown_and_the_others_are_kept(pair):
+    with (
+        pair.edited("book/tiny.md", "measured=1 / 2", "measured=1 / 0"),
+        pair.edited("book/other.md", "measured=1 / 2", "measured=2 / 4"),
+    ):
+        failed = pair.build("--keep-going")
+    assert failed.returncode != 0
+    assert executed(failed) == {"book/other"}
+    assert "tiny.md: WARNING: Executing notebook failed: CellExecutionError" in failed.stdout
+    assert "ZeroDivisionError: division by zero" in failed.stdout
+    assert "Execution failed" in failed.stdout
+    mended = pair.build()
+    assert mended.returncode == 0, mended.stdout
+    assert not executed(mended)
+
+
+@pytest.mark.skipif(execution.cores() < 2, reason="one core: one chapter at a time")
+def test_an_interrupted_build_ends_its_kernels_and_leaves_no_half_book(pair):
+    page = pair.page("tiny")
+    begun = pair.folder / "begun"
+    slow = f"""import os; open({str(begun)!r}, "a").write(f"{{os.getpid()}}\\n"); time.sleep(600)"""
+    with (
+        pair.edited("book/tiny.md", "plt.plot(", f"{slow}; plt.plot("),
+        pair.edited("book/other.md", "plt.plot(", f"{slow}; plt.plot("),
+    ):
+        process = pair.start()
+        deadline = time.monotonic() + 100
+        while not begun.exists() or len(begun.read_text().splitlines()) < 2:
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        shown, _ = process.communicate(timeout=30)
+    assert process.returncode != 0
+    assert "Interrupted" in shown
+    assert not any(lives(int(line)) for line in begun.read_text().splitlines())
+    assert pair.page("tiny") == page
+    mended = pair.build()
+    assert mended.returncode == 0, mended.stdout
+    assert not executed(mended)
+
+
+@pytest.mark.skipif(execution.cores() < 2, reason="one core: one chapter at a time")
+def test_a_changed_record_executes_only_the_chapter_that_shows_it(pair):
+    with pair.edited("lib/cotbook/bench/record.json", "{", "{ "):
+        build = pair.build()
+    assert build.returncode == 0, build.stdout
+    assert executed(build) == {"book/other"}
+
+
+def lives(process: int) -> bool:
+    try:
+        return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@pytest.fixture
+def library(tmp_path, monkeypatch) -> Path:
+    """A library of a few files, and one installed package."""
+    for path, text in {
+        "cotflow/a.py": "",
+        "cotflow/data.csv": "1",
+        "cotbook/__init__.py": "",
+        "cotbook/chapter.py": "from cotbook import render",
+        "cotbook/render.py": "",
+        "cotbook/figures/page.html": "",
+        "cotbook/sphinx/tables.py": "",
+        "cotbook/bench/__init__.py": "",
+        "cotbook/bench/bench.py": "",
+        "cotbook/bench/record.py": "from cotbook.bench import numbers",
+        "cotbook/bench/record.json": "{}",
+        "cotbook/bench/numbers.py": "",
+    }.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+    monkeypatch.setattr(provenance, "LIBRARY", tmp_path)
+    monkeypatch.setattr(provenance, "versions", lambda: {"torch": "1"})
+    return tmp_path
+
+
+def test_a_changed_version_or_library_leaves_no_cached_execution(library, tmp_path, monkeypatch):
     from cotbook.sphinx import ledger
 
-    app = SimpleNamespace(srcdir=str(tmp_path), outdir=str(tmp_path / "_build/html"))
-    caches, keys = tmp_path / "_build/.jupyter_cache", []
-    for pin, library in (
-        ("torch==1", "a"),
-        ("torch==1", "a"),
-        ("torch==2", "a"),
-        ("torch==2", "b"),
+    app = SimpleNamespace(outdir=str(tmp_path / "_build/html"))
+    caches, keys, pages = tmp_path / "_build/.jupyter_cache", [], []
+    for path, version in (
+        ("cotflow/a.py", "1"),
+        ("cotbook/render.py", "1"),
+        ("cotflow/a.py", "2"),
+        ("cotflow/data.csv", "2"),
     ):
-        (tmp_path / "requirements.txt").write_text(pin)
-        monkeypatch.setattr(ledger, "library_hash", lambda library=library: library)
+        monkeypatch.setattr(provenance, "versions", lambda version=version: {"torch": version})
+        (library / path).write_text(f"{path} {version}")
         config = SimpleNamespace()
         ledger.key_cache(app, config)
-        keys.append(config.cotflow_library)
-        assert config.nb_execution_cache_path == str(caches / keys[-1])
-        assert {path.name for path in caches.glob("*")} <= {keys[-1]}
-        (caches / keys[-1]).mkdir(parents=True, exist_ok=True)
+        current = Path(config.nb_execution_cache_path)
+        assert current.parent == caches
+        assert {path.name for path in caches.glob("*")} <= {current.name}
+        current.mkdir(parents=True, exist_ok=True)
+        keys.append(current.name)
+        pages.append(config.cotbook_hash)
     assert keys[0] == keys[1]
     assert len(set(keys)) == 3
+    assert pages[0] != pages[1] == pages[2] == pages[3]
 
 
-def test_every_file_of_the_library_counts_and_what_tools_leave_there_does_not(
-    tmp_path, monkeypatch
-):
-    library = tmp_path / "cotflow"
-    (library / "__pycache__").mkdir(parents=True)
-    (library / "a.py").write_text("")
-    (library / "data.csv").write_text("1")
-    monkeypatch.setattr(provenance, "LIBRARY", library)
-    seen = [provenance.library_hash()]
-    (library / "__pycache__/a.pyc").write_text("x")
-    (library / ".a.py.swp").write_text("x")
-    assert provenance.library_hash() == seen[0]
+def test_what_shapes_a_chapter_counts_and_nothing_else(library, monkeypatch):
+    seen = [provenance.execution_hash()]
+    for path in (
+        "cotflow/__pycache__/a.pyc",
+        "cotflow/.a.py.swp",
+        "cotflow/a.py~",
+        "cotflow.egg-info/PKG-INFO",
+        "cotbook/render.py",
+        "cotbook/cli.py",
+        "cotbook/sphinx/tables.py",
+        "cotbook/bench/record.json",
+    ):
+        (library / path).parent.mkdir(exist_ok=True)
+        (library / path).write_text("x")
+        assert provenance.execution_hash() == seen[0]
     for change in (
-        lambda: (library / "data.csv").write_text("2"),
-        lambda: (library / "data.csv").rename(library / "more.csv"),
-        lambda: (library / "a.py").unlink(),
+        lambda: (library / "cotflow/data.csv").write_text("2"),
+        lambda: (library / "cotflow/data.csv").rename(library / "cotflow/more.csv"),
+        lambda: (library / "cotflow/a.py").unlink(),
+        lambda: (library / "cotbook/chapter.py").write_text("x"),
+        lambda: (library / "cotbook/figures/page.html").write_text("x"),
         lambda: monkeypatch.setattr(provenance, "versions", lambda: {"torch": "0"}),
     ):
         change()
-        seen.append(provenance.library_hash())
+        seen.append(provenance.execution_hash())
     assert len(set(seen)) == len(seen)
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "%matplotlib inline\nfrom cotbook.bench import record",
+        "import cotbook.bench.record as shown",
+        "def late():\n    from cotbook.bench.record import load",
+    ],
+)
+def test_a_module_that_a_chapter_imports_itself_belongs_to_its_key(library, cell):
+    common, cells = ["from cotbook import Chapter", "import torch", "not Python"], [cell]
+    assert provenance.chapter_hash(common) == provenance.execution_hash()
+    seen = [provenance.execution_hash(), provenance.chapter_hash(cells)]
+    (library / "cotbook/bench/bench.py").write_text("x")
+    assert provenance.chapter_hash(cells) == seen[-1]
+    for path in ("bench/record.json", "bench/record.py", "bench/numbers.py", "bench/__init__.py"):
+        with (library / "cotbook" / path).open("a") as file:
+            file.write(" # changed")
+        seen.append(provenance.chapter_hash(cells))
+    assert len(set(seen)) == len(seen)
+    assert provenance.chapter_hash(common) == provenance.execution_hash() == seen[0]
+
+
+@pytest.mark.parametrize(
+    ("path", "old", "new"),
+    [
+        ("claims.py", '"""Claims:', '"""Claim:'),
+        ("figures/style.py", '"axes.titlesize": 11', '"axes.titlesize": 12'),
+        ("figures/slider.html", "<", "< "),
+    ],
+)
+def test_verdicts_and_looks_are_in_the_hash(book, monkeypatch, path, old, new):
+    monkeypatch.setattr(provenance, "LIBRARY", book.folder / "lib")
+    before = provenance.execution_hash()
+    with book.edited(f"lib/cotbook/{path}", old, new):
+        assert provenance.execution_hash() != before
+    assert provenance.execution_hash() == before
+
+
+def test_versions_are_those_of_all_that_a_kernel_loads():
+    found = provenance.versions()
+    assert {"python", "torch", "numpy", "matplotlib", "pillow", "matplotlib-inline"} <= set(found)
+    assert not {"ruff", "pytest", "sphinx", "cotflow"} & set(found)
 
 
 def test_raising_cell_fails_the_build_from_every_tree(built):

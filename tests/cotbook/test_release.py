@@ -15,7 +15,7 @@ import pytest
 from books import invoke
 from cotbook.claims import Claim, Entry, Execution, Untested
 from cotbook.keep.release import BESIDE
-from cotbook.provenance import file_hash, library_hash
+from cotbook.provenance import execution_hash, file_hash
 from cotbook.records import ChapterRecord, Ledger
 
 IDENTITY = ("-c", "user.name=a", "-c", "user.email=a@example.org")
@@ -55,7 +55,7 @@ def write_ledger(root: Path, **changes) -> None:
         execution=execution,
         claims=changes.get("claims", claims(changes.get("verdict", "holds"))),
     )
-    library = changes.get("library_hash", library_hash())
+    library = changes.get("library_hash", execution_hash())
     ledger = Ledger(library_hash=library, chapters=(chapter,)).to_json()
     html = root / "_build/html"
     (html / "book").mkdir(parents=True, exist_ok=True)

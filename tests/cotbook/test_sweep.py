@@ -271,7 +271,7 @@ def test_values_text_and_library_decide_which_jobs_are_new(tmp_path, monkeypatch
     text.write_text(text.read_text() + "\nOne more sentence.\n")
     reworded = ids()
     assert not reworded & first
-    monkeypatch.setattr(file, "library_hash", lambda: "another")
+    monkeypatch.setattr(file, "chapter_hash", lambda code: "another")
     assert not ids() & reworded
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,7 +29,14 @@ DIVERGING = "RdBu"
 
 
 def use() -> None:
-    """Set matplotlib's defaults for the book."""
+    """Set matplotlib's defaults for the book, whatever a matplotlibrc or MPLBACKEND say.
+
+    In a kernel figures become pictures of the page; elsewhere the backend stays as it is.
+    """
+    mpl.rcdefaults()
+    shell = sys.modules.get("IPython") and sys.modules["IPython"].get_ipython()
+    if hasattr(shell, "kernel"):
+        shell.enable_matplotlib("inline")
     mpl.rcParams.update(
         {
             "figure.facecolor": PAPER,

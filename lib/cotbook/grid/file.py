@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cotbook import parameters
-from cotbook.provenance import library_hash
+from cotbook.provenance import chapter_hash
 from cotbook.run.profiles import values_of
 from cotbook.run.tree import BadInput, Source, chapter
 
@@ -215,9 +215,10 @@ def _check(
 
 
 def state_of(source: Source) -> list[str]:
-    """What decides a result besides the values: the chapter's text and the library."""
+    """What decides a result besides the values: the chapter's text and what it is executed with."""
     text = hashlib.sha256(source.path.read_bytes()).hexdigest()
-    return [source.name, text, library_hash()]
+    code = [cell.source for cell in source.cells if cell.cell_type == "code"]
+    return [source.name, text, chapter_hash(code)]
 
 
 def digest(state: list[str], values: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ import tomllib
 from pathlib import Path
 
 from cotbook import records
-from cotbook.provenance import file_hash, library_hash
+from cotbook.provenance import execution_hash, file_hash
 from cotbook.run.runs import workshop_beside
 from cotbook.run.tree import BadInput
 
@@ -40,7 +40,7 @@ def check_book(root: Path, html: Path) -> None:
         ledger = records.of_book(html)
     except records.RecordError as error:
         raise BadInput(f"{html}: expected a built book with its ledger.json: {error}") from None
-    if ledger.library_hash != library_hash():
+    if ledger.library_hash != execution_hash():
         raise BadInput(f"{html}: built with another state of the library; build the book again")
     for chapter in ledger.chapters:
         source = root / f"{chapter.docname}.md"

@@ -10,7 +10,7 @@ from sphinx.environment import BuildEnvironment
 from sphinx.errors import SphinxError
 
 from cotbook.claims import Entry, Execution
-from cotbook.provenance import file_hash, library_hash
+from cotbook.provenance import execution_hash, file_hash
 from cotbook.records import ChapterRecord, RecordError, of_notebook
 
 
@@ -60,7 +60,7 @@ def read(env: BuildEnvironment) -> list[ChapterRecord]:
     Raises LedgerError where a record is missing, comes from another state of the library, or
     carries a verdict that a chapter is not allowed to end with.
     """
-    current = library_hash()
+    current = execution_hash()
     chapters = []
     for docname in toc_order(env):
         path = notebook_path(env, docname)

@@ -9,7 +9,7 @@ from sphinx.application import Sphinx
 
 from cotbook import render
 from cotbook.claims import Claim, Entry, Untested
-from cotbook.provenance import library_hash
+from cotbook.provenance import execution_hash
 from cotbook.records import LEDGER, ChapterRecord, Ledger
 from cotbook.sphinx import executed
 
@@ -20,7 +20,7 @@ def write(app: Sphinx, exception: Exception | None) -> None:
     """Leave both files in the folder of the pages, where the build that made them was whole."""
     if exception or app.builder.name != "html":
         return
-    ledger = Ledger(library_hash(), tuple(executed.read(app.env)))
+    ledger = Ledger(execution_hash(), tuple(executed.read(app.env)))
     text = json.dumps(ledger.to_json(), indent=2, ensure_ascii=False) + "\n"
     (Path(app.outdir) / LEDGER).write_text(text, encoding="utf-8")
     (Path(app.outdir) / "ledger.md").write_text(markdown(ledger), encoding="utf-8")

@@ -1,41 +1,31 @@
-"""A sign of life on stderr while a page takes long to execute."""
+"""A sign of life on stderr while chapters are executed."""
 
 from __future__ import annotations
 
 import sys
 import threading
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 EVERY = 10
 
 
-class Heartbeat:
-    """Says every ten seconds which page is still being read; silent for a quick page."""
-
-    def __init__(self) -> None:
-        self._done: threading.Event | None = None
-
-    def start(self, app, docname: str, source: list[str]) -> None:
-        self.stop()
-        self._done = threading.Event()
-        # A daemon, so that an interrupted build ends at once.
-        threading.Thread(target=self._beat, args=(docname, self._done), daemon=True).start()
-
-    def stop(self, *event) -> None:
-        if self._done is not None:
-            self._done.set()
-            self._done = None
-
-    @staticmethod
-    def _beat(docname: str, done: threading.Event) -> None:
-        began = time.monotonic()
-        while not done.wait(EVERY):
-            elapsed = time.monotonic() - began
-            print(f"  … {docname} still executing, {elapsed:.0f} s", file=sys.stderr, flush=True)
+@contextmanager
+def heartbeat(working: Mapping[str, float]) -> Iterator[None]:
+    """Say every ten seconds what is at work, and for how long: names with the times they began."""
+    done = threading.Event()
+    thread = threading.Thread(target=_beat, args=(working, done), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
-def connect(app) -> None:
-    heartbeat = Heartbeat()
-    app.connect("source-read", heartbeat.start)
-    app.connect("doctree-read", heartbeat.stop)
-    app.connect("build-finished", heartbeat.stop)
+def _beat(working: Mapping[str, float], done: threading.Event) -> None:
+    while not done.wait(EVERY):
+        now = time.monotonic()
+        names = [f"{name} {now - began:.0f} s" for name, began in dict(working).items()]
+        print(f"  … executing {', '.join(names)}", file=sys.stderr, flush=True)

@@ -28,8 +28,8 @@ from sphinx.environment import BuildEnvironment
 from sphinx.util import logging
 from sphinx.util.docutils import ReferenceRole, SphinxDirective
 
-from cotbook.provenance import file_hash, library_hash
-from cotbook.sphinx import cards, executed, export, heartbeat, tables
+from cotbook.provenance import execution_hash, pages_hash
+from cotbook.sphinx import cards, executed, execution, export, tables
 
 logger = logging.getLogger(__name__)
 
@@ -73,11 +73,10 @@ def waiting(env: BuildEnvironment) -> set[str]:
 
 
 def key_cache(app: Sphinx, config: Config) -> None:
-    """Give each state of library and pins its own cache: jupyter-cache looks at the cells alone."""
-    pins = [path for path in [Path(app.srcdir) / "requirements.txt"] if path.exists()]
-    config.cotflow_library = f"{library_hash()}-{file_hash(*pins)}"
+    """Give each state of the sources its own cache: jupyter-cache looks at the cells alone."""
+    config.cotbook_hash = pages_hash()
     caches = Path(app.outdir).parent / ".jupyter_cache"
-    current = caches / config.cotflow_library
+    current = caches / execution_hash()
     for stale in set(caches.glob("*")) - {current}:
         shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
     config.nb_execution_cache_path = str(current)
@@ -156,7 +155,7 @@ def check_anchors(app: Sphinx, exception: Exception | None) -> None:
 
 
 def setup(app: Sphinx) -> dict:
-    app.add_config_value("cotflow_library", "", "env", str)
+    app.add_config_value("cotbook_hash", "", "env", str)
     app.add_node(Pending)
     app.add_directive("ledger", Ledger)
     app.add_directive("execution-record", ExecutionRecord)
@@ -165,12 +164,13 @@ def setup(app: Sphinx) -> dict:
     app.connect("config-inited", key_cache)
     app.connect("env-get-outdated", lost_notebooks)
     app.connect("env-purge-doc", forget)
+    app.connect("env-before-read-docs", execution.execute_all)
+    app.connect("doctree-read", execution.note_sources)
     app.connect("env-updated", refresh)
     app.connect("doctree-resolved", fill)
     app.connect("doctree-resolved", link_claims)
     app.connect("build-finished", check_anchors)
     app.connect("build-finished", export.write)
-    heartbeat.connect(app)
     cards.register()
     # Claims bring mathematics to pages whose own text may have none.
     app.set_html_assets_policy("always")
