@@ -15,9 +15,9 @@ import tarfile
 import tomllib
 from pathlib import Path
 
+from cotbook.errors import BadInput
 from cotbook.provenance import file_hash, library_hash
 from cotbook.run.runs import workshop_beside
-from cotbook.run.tree import BadInput
 
 BESIDE = ("LICENSE", "LICENSE-text", "CITATION.cff", "CHANGELOG.md")
 ALLOWED = ("holds", "not tested here")

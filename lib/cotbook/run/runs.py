@@ -12,15 +12,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import nbformat
 import yaml
-from nbformat import NotebookNode
 
 from cotbook import parameters
+from cotbook.errors import BadInput
 from cotbook.run.profiles import values_of
-from cotbook.run.tree import BadInput, Source, book_root, chapter
+from cotbook.run.tree import Source, book_root, chapter
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,8 @@ def run(
 
 def perform(source: Source, values: dict, given: Iterable[str], output: Path) -> Execution:
     """Execute a chapter at checked values, those named in ``given`` in place of its defaults."""
+    import nbformat
+
     with workshop_beside(output) as workshop:
         notebook, failure = execute(source, workshop, {key: values[key] for key in given})
         claims, execution = _records(notebook)
@@ -139,6 +143,7 @@ def workshop_beside(output: Path) -> Iterator[Path]:
 
 def execute(source: Source, folder: Path, given: dict) -> tuple[NotebookNode, Failure | None]:
     """The chapter executed inside ``folder``, as far as it went, and why it stopped, if it did."""
+    import nbformat
     import papermill
     from nbclient.exceptions import DeadKernelError
 
