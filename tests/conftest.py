@@ -19,6 +19,20 @@ DEVICES = [
 ]
 
 
+# They build a book, execute chapters or open a browser, and so does every test that uses one.
+COSTLY = {"browser", "built", "builds", "html", "napping", "regenerated", "swept"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what is slow, and keeps the tests of a file together unless they say otherwise."""
+    for item in items:
+        if COSTLY.intersection(item.fixturenames):
+            item.add_marker("slow")
+        if not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
 @pytest.fixture(params=DEVICES)
 def device(request):
     return request.param

@@ -28,9 +28,8 @@ def _sentences() -> Iterator[None]:
     heard = [end for end in ends if signal.getsignal(end) != signal.SIG_IGN]  # nohup ignores one
     before = {end: signal.signal(end, terminate) for end in heard}
     try:
-        from cotbook.keep.notebooks import CellFailure
+        from cotbook.errors import BadInput, CellFailure
         from cotbook.parameters import ParameterError
-        from cotbook.run.tree import BadInput
 
         try:
             yield
@@ -275,16 +274,23 @@ def bench(output: Path | None, only: tuple[str, ...]) -> None:
     Takes about a quarter of an hour; nothing else should run meanwhile.
     """
     with _sentences():
-        from cotbook.bench import bench, record
+        from cotbook.bench import record
         from cotbook.run import tree
 
         output = output or record.RECORD
         if not output.resolve().parent.is_dir():
             raise tree.BadInput(f"expected a file in an existing folder, received {output}")
-        if unknown := set(only) - set(bench.parts()):
+        if unknown := set(only) - set(record.PARTS):
             raise tree.BadInput(
-                f"--only: expected some of {', '.join(bench.parts())}, "
+                f"--only: expected some of {', '.join(record.PARTS)}, "
                 f"received {', '.join(sorted(unknown))}"
             )
+
+        from cotbook.bench import bench  # torch and all the contenders
+
         bench.record(output, only, click.echo)
     click.echo(f"record: {output}")
+
+
+if __name__ == "__main__":
+    main()

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import ast
+import ctypes
 import difflib
 import io
 import re
 import reprlib
+import sys
 import tokenize
 import typing
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -29,15 +32,32 @@ class Phrase:
     many: str
 
 
+def _cuda_devices() -> int:
+    """How many torch sees; without a driver there is none, and torch need not load to say so."""
+    if "torch" not in sys.modules and not _has_gpu_driver():
+        return 0
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def _has_gpu_driver() -> bool:
+    if sys.platform != "linux" or Path("/dev/kfd").exists():  # AMD's, which ROCm calls cuda
+        return True
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
 def _device(name: str, info: Any) -> str:
     """The name itself, to be found here unless ``info`` says that another machine is meant."""
     match = re.fullmatch(r"cpu|cuda(?::(\d{1,4}))?", name)
     if not match:
         raise ValueError("'cpu', 'cuda' or 'cuda:N'")
     if name != "cpu" and not info.context:
-        import torch
-
-        found = torch.cuda.device_count()
+        found = _cuda_devices()
         if int(match[1] or 0) >= found:
             seen = f"{found} CUDA device(s)" if found else "no CUDA device"
             raise ValueError(f"a device of this machine, where torch sees {seen}")

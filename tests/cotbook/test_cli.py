@@ -32,6 +32,7 @@ def book(tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 def test_a_run_whose_claims_hold_exits_0_and_leaves_its_four_files(book):
     done = cotflow(book, "run", "tiny-rate", "--profile", "quick", "-p", "seed", "7", "-o", "out")
     assert done.returncode == 0, done.stderr
@@ -62,6 +63,7 @@ def test_a_run_whose_claims_hold_exits_0_and_leaves_its_four_files(book):
     assert not [path for path in book.iterdir() if path.name.startswith(".")]
 
 
+@pytest.mark.slow
 def test_a_claim_that_does_not_hold_exits_1_and_is_shown(book):
     done = cotflow(book, "run", "tiny-rate", "-p", "bound", "1e-2", "-o", "missed")
     assert done.returncode == 1
@@ -72,6 +74,7 @@ def test_a_claim_that_does_not_hold_exits_1_and_is_shown(book):
     assert json.loads((book / "missed/claims.json").read_text())[0]["verdict"] == "fails"
 
 
+@pytest.mark.slow
 def test_a_cell_that_fails_exits_1_and_the_notebook_is_delivered(tmp_path):
     write_chapter(
         tmp_path, "wreck", ("parameters", "x: int = 1  # anything"), ("", "print('before')\n1 / 0")
@@ -84,6 +87,7 @@ def test_a_cell_that_fails_exits_1_and_the_notebook_is_delivered(tmp_path):
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out"]
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_exits_1_and_the_notebook_is_delivered(tmp_path):
     death = "import os\nprint('before', flush=True)\nos._exit(1)"
     write_chapter(tmp_path, "wreck", ("parameters", "x: int = 1"), ("", death))
@@ -94,6 +98,7 @@ def test_a_process_that_dies_exits_1_and_the_notebook_is_delivered(tmp_path):
     assert (tmp_path / "{out}/wreck.ipynb").exists()
 
 
+@pytest.mark.slow
 def test_a_record_that_no_chapter_wrote_exits_1_and_the_notebook_is_delivered(tmp_path):
     shown = 'display({"application/vnd.cotflow.claim+json": {"name": "x"}}, raw=True)'
     write_chapter(tmp_path, "odd", ("parameters", "x: int = 1"), ("", shown))
@@ -108,6 +113,7 @@ def test_a_record_that_no_chapter_wrote_exits_1_and_the_notebook_is_delivered(tm
     assert "received out: claim 'x': statement: expected a text" in refused.output
 
 
+@pytest.mark.slow
 def test_outputs_go_to_a_dated_folder_by_default(tmp_path):
     write_chapter(tmp_path, "calm", ("parameters", "x: int = 1"))
     done = invoke(tmp_path, "run", "calm")
@@ -185,7 +191,7 @@ def test_no_text_for_a_parameter_ends_in_a_traceback(book, name, value):
 
 
 @pytest.fixture
-def slow(tmp_path):
+def napping(tmp_path):
     """A run in the middle of a cell that takes minutes: its process, its book, what that held."""
     root, started = tmp_path / "book", tmp_path / "started"
     nap = f"import os, pathlib\npathlib.Path({str(started)!r}).write_text(str(os.getpid()))"
@@ -223,8 +229,8 @@ def lives(pid: int) -> bool:
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_an_interrupt_exits_with_its_number_and_leaves_nothing(slow, sent):
-    process, root, before, kernel = slow
+def test_an_interrupt_exits_with_its_number_and_leaves_nothing(napping, sent):
+    process, root, before, kernel = napping
     process.send_signal(sent)
     out, err = process.communicate(timeout=30)
     assert process.returncode == 128 + sent
@@ -234,8 +240,8 @@ def test_an_interrupt_exits_with_its_number_and_leaves_nothing(slow, sent):
     assert not lives(kernel)
 
 
-def test_a_killed_run_leaves_nothing_where_the_results_would_be(slow):
-    process, root, before, kernel = slow
+def test_a_killed_run_leaves_nothing_where_the_results_would_be(napping):
+    process, root, before, kernel = napping
     process.kill()
     process.wait()
     assert process.returncode == -signal.SIGKILL
@@ -249,6 +255,7 @@ def test_a_killed_run_leaves_nothing_where_the_results_would_be(slow):
     assert (root / "deep/out/slow.ipynb").exists()
 
 
+@pytest.mark.slow
 def test_parameters_that_do_not_fit_together_exit_2_and_leave_nothing(tmp_path):
     root = tmp_path / "book"
     check = (

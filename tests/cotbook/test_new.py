@@ -54,6 +54,7 @@ def entries(root: Path) -> list[str]:
     return [entry["file"] for part in contents["parts"] for entry in part["chapters"]]
 
 
+@pytest.mark.slow
 def test_a_new_chapter_passes_all_checks(copy):
     before = entries(copy)
     texts = {path: path.read_text() for path in (copy / "book/profiles").glob("*.yml")}
@@ -151,6 +152,7 @@ def test_a_notebook_with_an_image_or_a_stray_output_is_refused(tiny, change, sen
     assert f"tiny-rate: cell 3 of the notebook {sentence}" in done.output
 
 
+@pytest.mark.slow
 def test_progress_is_for_those_who_watch():
     """A kernel asked by a person's front end shows a bar; asked by a program it shows nothing."""
     manager, client = start_new_kernel(kernel_name="python3")

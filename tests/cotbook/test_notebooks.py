@@ -21,6 +21,11 @@ from cotbook.run.tree import Source, chapter, chapters, tags
 ROOT = Path(__file__).resolve().parents[2]
 CHAPTERS = chapters(ROOT)
 SOURCES = [pytest.param(source, id=name) for name, source in CHAPTERS.items()]
+# Executed at once by as many processes as there are.
+APART = [
+    pytest.param(source, id=name, marks=pytest.mark.xdist_group(name))
+    for name, source in CHAPTERS.items()
+]
 
 
 def nbval(notebook: Path, report: Path) -> tuple[int, dict[str, bool]]:
@@ -96,7 +101,8 @@ def test_committed_notebooks_hold_the_text_of_checked_cells_and_nothing_else(sou
         assert "attachments" not in cell
 
 
-@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.slow
+@pytest.mark.parametrize("source", APART)
 def test_committed_notebooks_run_and_their_checked_cells_agree(source, tmp_path):
     code, passed = nbval(source.paired, tmp_path / "report.xml")
     names = compared(source.paired)
@@ -125,7 +131,7 @@ def test_every_profile_is_described_and_fits_the_chapters(name, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
+def regenerated(tmp_path_factory):
     """A book of one chapter with its regenerated notebook."""
     root = tmp_path_factory.mktemp("book")
     write_tiny_chapter(root)
@@ -134,18 +140,18 @@ def tiny(tmp_path_factory):
     return chapter(root, "tiny-rate")
 
 
-def test_a_regenerated_notebook_keeps_only_the_text_of_checked_cells(tiny):
-    cells = nbformat.read(tiny.paired, as_version=4).cells
+def test_a_regenerated_notebook_keeps_only_the_text_of_checked_cells(regenerated):
+    cells = nbformat.read(regenerated.paired, as_version=4).cells
     outputs = {tuple(tags(cell)): text_of(cell) for cell in cells if cell.get("outputs")}
     assert outputs == {(notebooks.CHECKED,): "seed 0\n2"}
-    assert [path.name for path in tiny.paired.parent.iterdir()] == ["tiny-rate.ipynb"]
-    assert not notebooks.differs(tiny)
+    assert [path.name for path in regenerated.paired.parent.iterdir()] == ["tiny-rate.ipynb"]
+    assert not notebooks.differs(regenerated)
 
 
-def test_a_notebook_regenerated_twice_is_the_same_to_the_byte(tiny):
-    first = tiny.paired.read_bytes()
-    assert notebooks.regenerate(tiny) == 1
-    assert tiny.paired.read_bytes() == first
+def test_a_notebook_regenerated_twice_is_the_same_to_the_byte(regenerated):
+    first = regenerated.paired.read_bytes()
+    assert notebooks.regenerate(regenerated) == 1
+    assert regenerated.paired.read_bytes() == first
 
 
 @pytest.mark.parametrize(
@@ -170,6 +176,7 @@ def test_check_exits_1_and_names_a_chapter_whose_notebook_is_stale(tmp_path, old
     assert tree(tmp_path) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tag", "code", "sentence"),
     [
@@ -194,6 +201,7 @@ def test_a_chapter_that_cannot_be_a_reference_leaves_its_notebook_as_it_was(
     assert tree(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_nbval_notices_a_changed_reference(tmp_path):
     cell = new_code_cell("print(6 * 7)", metadata={"tags": [notebooks.CHECKED]}, execution_count=1)
     kernel = {"kernelspec": {"name": "python3", "language": "python", "display_name": "Python 3"}}
@@ -215,15 +223,15 @@ def papermill(source: Source, output: Path, *values: str) -> subprocess.Complete
     )
 
 
-def test_plain_papermill_sets_a_parameter_of_a_paired_notebook(tiny, tmp_path):
-    done = papermill(tiny, tmp_path / "out.ipynb", "-p", "seed", "7", "-y", "depths: [3]")
+def test_plain_papermill_sets_a_parameter_of_a_paired_notebook(regenerated, tmp_path):
+    done = papermill(regenerated, tmp_path / "out.ipynb", "-p", "seed", "7", "-y", "depths: [3]")
     assert done.returncode == 0, done.stderr
     assert "Passed unknown parameter" not in done.stderr
     cells = nbformat.read(tmp_path / "out.ipynb", as_version=4).cells
     assert [text_of(c) for c in cells if notebooks.CHECKED in tags(c)] == ["seed 7\n1"]
 
 
-def test_a_chapter_refuses_a_value_out_of_range_from_plain_papermill(tiny, tmp_path):
-    done = papermill(tiny, tmp_path / "out.ipynb", "-p", "seed", "-1")
+def test_a_chapter_refuses_a_value_out_of_range_from_plain_papermill(regenerated, tmp_path):
+    done = papermill(regenerated, tmp_path / "out.ipynb", "-p", "seed", "-1")
     assert done.returncode == 1
     assert "ParameterError: seed: expected a whole number ≥ 0, received -1" in done.stderr

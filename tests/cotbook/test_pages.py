@@ -25,7 +25,7 @@ import cotflow
 from cotbook.keep import pdf
 
 ROOT = Path(__file__).resolve().parents[2]
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 MATH_IS_SET = """() => {
   const outside = [...document.querySelectorAll('.math')].filter(

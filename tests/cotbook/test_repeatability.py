@@ -16,6 +16,7 @@ from cotbook.run.tree import tags
 ROOT = Path(__file__).resolve().parents[2]
 CHAPTER = "one-model"
 TIMES = {"executed"}
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

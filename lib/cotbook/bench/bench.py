@@ -19,7 +19,7 @@ from torchdiffeq import odeint, odeint_adjoint
 
 from cotbook import provenance
 from cotbook.bench.contenders import diffeq, floor, jitted_scan, ours, textbook
-from cotbook.bench.record import load
+from cotbook.bench.record import PARTS, load
 from cotflow.adjoint.gradient import gradient
 from cotflow.flows.chebyshev import RKC2
 from cotflow.flows.flow import FlowRecord, Method, gradient_flow
@@ -228,18 +228,17 @@ def on(threads: int, measure: Callable[[], object]) -> object:
 def parts() -> dict[str, Callable[[], object]]:
     """The parts of a record; the ratios of each are measured in one go."""
     cores = os.cpu_count() or 1
-    return {
-        "steps": lambda: [
-            row for t in sorted({1, cores}) for row in on(t, lambda t=t: contenders(t))
-        ],
-        "gradient errors": lambda: on(1, gradient_errors),
-        "scaling": lambda: on(1, scaling),
-        "batching": lambda: on(1, batching),
-        "batching on all cores": lambda: on(cores, batching),
-        "memory": memory,
-        "long flow": lambda: on(1, long_flow),
-        "published": lambda: on(cores, published_runs),
-    }
+    ways = (
+        lambda: [row for t in sorted({1, cores}) for row in on(t, lambda t=t: contenders(t))],
+        lambda: on(1, gradient_errors),
+        lambda: on(1, scaling),
+        lambda: on(1, batching),
+        lambda: on(cores, batching),
+        memory,
+        lambda: on(1, long_flow),
+        lambda: on(cores, published_runs),
+    )
+    return dict(zip(PARTS, ways, strict=True))
 
 
 def record(output: Path, only: Sequence[str] = (), say: Callable[[str], None] = print) -> None:

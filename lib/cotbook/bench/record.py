@@ -6,6 +6,10 @@ import json
 from pathlib import Path
 
 RECORD = Path(__file__).with_suffix(".json")
+PARTS = (
+    *("steps", "gradient errors", "scaling", "batching", "batching on all cores"),
+    *("memory", "long flow", "published"),
+)
 
 
 def load() -> dict:

@@ -17,9 +17,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cotbook import parameters
+from cotbook.errors import BadInput
 from cotbook.provenance import chapter_hash
 from cotbook.run.profiles import values_of
-from cotbook.run.tree import BadInput, Source, chapter
+from cotbook.run.tree import Source, chapter
 
 MOST_JOBS = 10_000
 _Values = Annotated[list[Any], Field(min_length=1)]

@@ -8,7 +8,7 @@ from pathlib import Path
 from pybtex.database import BibliographyDataError, parse_file
 from pybtex.exceptions import PybtexError
 
-from cotbook.run.tree import BadInput
+from cotbook.errors import BadInput
 
 CITATION = re.compile(r"\{cite(?::\w+)?\}`([^`]+)`")
 LEADS = ("doi", "url", "eprint")

@@ -6,7 +6,8 @@ import os
 import re
 from pathlib import Path
 
-from cotbook.run.tree import BadInput, chapters
+from cotbook.errors import BadInput
+from cotbook.run.tree import chapters
 
 PROFILES = ("default", "smoke", "paper")
 

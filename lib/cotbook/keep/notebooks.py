@@ -9,14 +9,11 @@ import nbformat
 from nbformat import NotebookNode
 
 from cotbook import parameters
+from cotbook.errors import CellFailure
 from cotbook.run.runs import execute, workshop_beside
 from cotbook.run.tree import Source, tags
 
 CHECKED = "nbval-check-output"
-
-
-class CellFailure(RuntimeError):
-    """A chapter stopped before its end."""
 
 
 def regenerate(source: Source) -> int:

@@ -15,9 +15,9 @@ import tomllib
 from pathlib import Path
 
 from cotbook import records
+from cotbook.errors import BadInput
 from cotbook.provenance import execution_hash, file_hash
 from cotbook.run.runs import workshop_beside
-from cotbook.run.tree import BadInput
 
 BESIDE = ("LICENSE", "LICENSE-text", "CITATION.cff", "CHANGELOG.md")
 

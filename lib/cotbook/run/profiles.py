@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 
 from cotbook import parameters
-from cotbook.run.tree import BadInput, chapters
+from cotbook.errors import BadInput
+from cotbook.run.tree import chapters
 
 
 @dataclass(frozen=True)

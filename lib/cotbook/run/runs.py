@@ -12,16 +12,18 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import nbformat
 import yaml
-from nbformat import NotebookNode
 
 from cotbook import parameters, records, render
 from cotbook.claims import Entry, Execution
+from cotbook.errors import BadInput
 from cotbook.run.profiles import values_of
-from cotbook.run.tree import BadInput, Source, book_root, chapter
+from cotbook.run.tree import Source, book_root, chapter
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,8 @@ def run(
 
 def perform(source: Source, values: dict[str, Any], given: Iterable[str], output: Path) -> Result:
     """Execute a chapter at checked values, those named in ``given`` in place of its defaults."""
+    import nbformat
+
     with workshop_beside(output) as workshop:
         done = execute(source, workshop, {key: values[key] for key in given})
         results = workshop / "results"
@@ -150,6 +154,7 @@ def execute(source: Source, folder: Path, given: dict[str, Any]) -> Executed:
     ------
     BadInput : the chapter refused its parameters.
     """
+    import nbformat
     import papermill
     from nbclient.exceptions import DeadKernelError
 

@@ -6,16 +6,16 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import jupytext
-import nbformat
-from nbformat import NotebookNode
+import yaml
 
 from cotbook import parameters
+from cotbook.errors import BadInput
+from cotbook.run.text import code_cells, front_matter, prose
 
-
-class BadInput(ValueError):
-    """A request that cannot be met, refused before anything is written."""
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,7 @@ class Source:
     """One chapter's text: ``book/<name>.md`` with a jupytext header and a parameters cell."""
 
     path: Path
-    cells: list[NotebookNode]
-    header: dict
+    text: str
 
     @property
     def name(self) -> str:
@@ -37,28 +36,43 @@ class Source:
 
     @property
     def title(self) -> str:
-        text = "\n".join(cell.source for cell in self.cells if cell.cell_type == "markdown")
-        found = re.search(r"^# +(.+)$", text, re.MULTILINE)
+        found = re.search(r"^# +(.+)$", prose(self.text), re.MULTILINE)
         return found[1].strip() if found else self.name
 
     @cached_property
     def parameters(self) -> tuple[parameters.Parameter, ...]:
-        cell = next(cell for cell in self.cells if "parameters" in tags(cell))
         try:
-            return parameters.read_cell(cell.source)
-        except parameters.ParameterError as error:
+            return parameters.read_cell(_parameters_cell(self.text) or "")
+        except (ValueError, parameters.ParameterError) as error:
+            raise BadInput(f"{self.path}: {error}") from None
+
+    @property
+    def cells(self) -> list[NotebookNode]:
+        return self._parsed.cells
+
+    @cached_property
+    def _parsed(self) -> NotebookNode:
+        import jupytext
+        from jupytext.myst import MystMetadataParsingError
+
+        try:
+            return jupytext.reads(self.text, "md:myst")
+        except (ValueError, yaml.YAMLError, MystMetadataParsingError) as error:
             raise BadInput(f"{self.path}: {error}") from None
 
     def notebook(self) -> NotebookNode:
         """The text as a notebook without outputs; the same text gives the same bytes."""
+        import nbformat
+
         stem = re.sub(r"[^\w-]", "-", self.name, flags=re.ASCII)[:56]
         cells = []
         for index, cell in enumerate(self.cells):
             fields = {"source": cell.source, "metadata": cell.metadata, "id": f"{stem}-{index}"}
             make = getattr(nbformat.v4, f"new_{cell.cell_type}_cell")
             cells.append(make(**fields))
+        header = self._parsed.metadata.get("jupytext", {})
         metadata = {
-            "jupytext": {"formats": self.header.get("formats", "")},
+            "jupytext": {"formats": header.get("formats", "")},
             "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
             "language_info": {"name": "python"},
         }
@@ -82,16 +96,24 @@ def chapters(root: Path) -> dict[str, Source]:
     """The executable chapters of a book by name, in alphabetical order."""
     found = {}
     for path in sorted((root / "book").glob("*.md")):
-        text = path.read_text(encoding="utf-8")
-        if not re.match(r"---\n(?:.*\n)*?jupytext:", text):
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadInput(f"cannot read {path}: {error}") from None
+        if not re.search(r"^jupytext:", front_matter(text), re.MULTILINE):
             continue
         try:
-            notebook = jupytext.reads(text, "md:myst")
+            if _parameters_cell(text) is not None:
+                found[path.stem] = Source(path, text)
         except ValueError as error:
             raise BadInput(f"{path}: {error}") from None
-        if any("parameters" in tags(cell) for cell in notebook.cells):
-            found[path.stem] = Source(path, notebook.cells, notebook.metadata.get("jupytext", {}))
     return found
+
+
+def _parameters_cell(text: str) -> str | None:
+    """The code of the first cell tagged ``parameters``, if there is one."""
+    named = (cell for cell in code_cells(text) if "parameters" in cell.options)
+    return next((cell.source for cell in named if "parameters" in cell.tags), None)
 
 
 def chapter(root: Path, name: str, known: dict[str, Source] | None = None) -> Source:
