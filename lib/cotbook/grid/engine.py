@@ -26,11 +26,11 @@ from pathlib import Path
 from typing import Any
 
 from cotbook.claims import tally
+from cotbook.errors import BadInput
 from cotbook.grid import outcome, table
 from cotbook.grid.file import Job, Sweep
 from cotbook.grid.job import end_with_parent
 from cotbook.grid.outcome import Outcome
-from cotbook.run.tree import BadInput
 
 SNAKEFILE = Path(__file__).with_name("Snakefile")
 # With one of these, Snakemake's own settings say how much runs at once.

@@ -20,6 +20,7 @@ from cotbook import parameters
 from cotbook.errors import BadInput
 from cotbook.provenance import chapter_hash
 from cotbook.run.profiles import values_of
+from cotbook.run.text import code_cells
 from cotbook.run.tree import Source, chapter
 
 MOST_JOBS = 10_000
@@ -218,7 +219,7 @@ def _check(
 def state_of(source: Source) -> list[str]:
     """What decides a result besides the values: the chapter's text and what it is executed with."""
     text = hashlib.sha256(source.path.read_bytes()).hexdigest()
-    code = [cell.source for cell in source.cells if cell.cell_type == "code"]
+    code = [cell.source for cell in code_cells(source.text)]
     return [source.name, text, chapter_hash(code)]
 
 

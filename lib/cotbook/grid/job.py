@@ -30,10 +30,11 @@ def end_with_parent() -> None:
 
 def perform(job: dict[str, Any]) -> int:
     """Execute the job's chapter beside its place, then move the result into place."""
+    from cotbook.errors import BadInput
     from cotbook.grid import file
     from cotbook.parameters import ParameterError
     from cotbook.run import runs
-    from cotbook.run.tree import BadInput, chapter
+    from cotbook.run.tree import chapter
 
     result, failed = JOBS / job["id"], FAILED / job["id"]
     if finished(Path(), job["id"]):

@@ -9,10 +9,10 @@ from pathlib import Path
 import yaml
 
 from cotbook import records, render
+from cotbook.errors import BadInput
 from cotbook.grid import outcome
 from cotbook.grid.file import Job, label_of
 from cotbook.parameters import load_yaml
-from cotbook.run.tree import BadInput
 
 
 def markdown(folders: Sequence[Path]) -> str:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from cotbook.errors import BadInput
 from cotbook.records import RecordError, ledger_content
-from cotbook.run.tree import BadInput
 
 # Another execution of the same sources has others of these.
 PASSING = {
