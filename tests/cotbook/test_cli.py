@@ -99,21 +99,6 @@ def test_a_process_that_dies_exits_1_and_the_notebook_is_delivered(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_record_that_no_chapter_wrote_exits_1_and_the_notebook_is_delivered(tmp_path):
-    shown = 'display({"application/vnd.cotflow.claim+json": {"name": "x"}}, raw=True)'
-    write_chapter(tmp_path, "odd", ("parameters", "x: int = 1"), ("", shown))
-    done = invoke(tmp_path, "run", "odd", "-o", "out")
-    assert done.exit_code == 1
-    assert "odd: claim 'x': statement: expected a text, received nothing" in done.output
-    assert (tmp_path / "out/odd.ipynb").exists()
-    assert invoke(tmp_path, "ledger", "out").output.startswith("### odd\n\nClaims: none.")
-    (tmp_path / "out/claims.json").write_text('[{"name": "x"}]')
-    refused = invoke(tmp_path, "ledger", "out")
-    assert refused.exit_code == 2
-    assert "received out: claim 'x': statement: expected a text" in refused.output
-
-
-@pytest.mark.slow
 def test_outputs_go_to_a_dated_folder_by_default(tmp_path):
     write_chapter(tmp_path, "calm", ("parameters", "x: int = 1"))
     done = invoke(tmp_path, "run", "calm")
@@ -296,3 +281,17 @@ def test_parameters_shows_type_default_and_help(book):
     done = invoke(book, "parameters", "tiny-rate")
     assert done.exit_code == 0
     assert "depths  Depths  [2, 4]   numbers of layers L" in done.output.splitlines()
+
+
+def test_a_record_that_no_chapter_wrote_exits_1_and_the_notebook_is_delivered(tmp_path):
+    shown = 'display({"application/vnd.cotflow.claim+json": {"name": "x"}}, raw=True)'
+    write_chapter(tmp_path, "odd", ("parameters", "x: int = 1"), ("", shown))
+    done = invoke(tmp_path, "run", "odd", "-o", "out")
+    assert done.exit_code == 1
+    assert "odd: claim 'x': statement: expected a text, received nothing" in done.output
+    assert (tmp_path / "out/odd.ipynb").exists()
+    assert invoke(tmp_path, "ledger", "out").output.startswith("### odd\n\nClaims: none.")
+    (tmp_path / "out/claims.json").write_text('[{"name": "x"}]')
+    refused = invoke(tmp_path, "ledger", "out")
+    assert refused.exit_code == 2
+    assert "received out: claim 'x': statement: expected a text" in refused.output
