@@ -13,6 +13,8 @@ from cotflow.adjoint.gradient import Gradient, gradient
 from cotflow.network.residual import ResidualNet
 from cotflow.network.weights import LAYERED, Weights
 
+Clip = Callable[[dict[str, Tensor]], dict[str, Tensor]]
+
 
 class DivergenceError(ArithmeticError):
     """The flow left the range of numbers; names the time, the norm and a way out."""
@@ -60,7 +62,7 @@ class VelocityField:
         net: ResidualNet,
         x: Float[Tensor, "*data n d"],
         y: Float[Tensor, "*data n dy"],
-        clip: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
+        clip: Clip | None = None,
         segment: int | None = None,
     ) -> None:
         self.net, self.x, self.y, self.clip, self.segment = net, x, y, clip, segment
@@ -93,15 +95,3 @@ class VelocityField:
         relative where weights are large and absolute where they are small."""
         norms = torch.broadcast_tensors(*(self.norm(p, p.tensors()) for p in points))
         return 1.0 + torch.stack(norms).amax(0)
-
-
-def combine(
-    stages: list[dict[str, Tensor]], coefficients: tuple[float, ...]
-) -> Mapping[str, Tensor]:
-    """Σ_i c_i v_i over the stages whose coefficient is not zero."""
-    if coefficients == (1.0,):
-        return stages[0]
-    return {
-        name: sum(c * v[name] for c, v in zip(coefficients, stages, strict=True) if c)
-        for name in stages[0]
-    }
