@@ -68,8 +68,8 @@ def gradient(
         raise ValueError(f"segment: expected at least 1 layer, received {segment}")
     n = x.shape[-2]
     h0 = torch.matmul(x, weights.A.mT)
-    if h0.shape[:-2] != weights.V.shape[:-3]:
-        runs = torch.broadcast_shapes(h0.shape[:-2], weights.V.shape[:-3])
+    if h0.shape[:-2] != weights.runs:
+        runs = torch.broadcast_shapes(h0.shape[:-2], weights.runs)
         h0 = h0.expand(*runs, *h0.shape[-2:])
     rates = net.rates(weights)
     factors = {name: -rate for name, rate in rates.items() if name in LAYERED}

@@ -6,8 +6,8 @@ one convolution, which is several times faster than one convolution a run.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Literal
 
@@ -17,23 +17,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cotflow.network.activations import Activation, activation
+from cotflow.network.tensors import Tensors
 
 EPSILON = 1e-5
 POOLED = 2
 STRIDE = {"text": 2, "released": 3}
 PADDING = {"text": 2, "released": 1}
-
-
-class Tensors:
-    """A frozen dataclass of tensors."""
-
-    def tensors(self) -> dict[str, Tensor]:
-        named = {item.name: getattr(self, item.name) for item in fields(self)}
-        return {name: value for name, value in named.items() if isinstance(value, Tensor)}
-
-    def to(self, **kwargs):
-        """The same with another dtype or on another device."""
-        return replace(self, **{name: value.to(**kwargs) for name, value in self.tensors().items()})
 
 
 @dataclass(frozen=True)
@@ -97,24 +86,15 @@ class ConvWeights(Tensors):
     def runs(self) -> tuple[int, ...]:
         return tuple(self.bias.shape[:-1])
 
-    def to(self, **kwargs) -> ConvWeights:
-        return replace(super().to(**kwargs), layers=self.layers.to(**kwargs))
-
-    def run(self, index: int) -> ConvWeights:
-        """One of the runs on the first axis."""
-        one = {name: value[index] for name, value in self.tensors().items()}
-        layers = Layers(**{name: value[index] for name, value in self.layers.tensors().items()})
-        return ConvWeights(layers=layers, **one)
+    def map(self, function: Callable[..., Tensor], *others: ConvWeights) -> ConvWeights:
+        """function(u, …) for each tensor u, those of the layers included."""
+        layers = self.layers.map(function, *(other.layers for other in others))
+        return replace(super().map(function, *others), layers=layers)
 
 
 def join(runs: Sequence[ConvWeights]) -> ConvWeights:
     """Runs of equal shape one after another on the first run axis."""
-    layers = {
-        name: torch.cat([getattr(run.layers, name) for run in runs])
-        for name in runs[0].layers.tensors()
-    }
-    outer = {name: torch.cat([getattr(run, name) for run in runs]) for name in runs[0].tensors()}
-    return ConvWeights(layers=Layers(**layers), **outer)
+    return runs[0].map(lambda *parts: torch.cat(parts), *runs[1:])
 
 
 def fold(h: Float[Tensor, "*runs n c y x"]) -> Float[Tensor, "n rc y x"]:

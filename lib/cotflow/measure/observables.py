@@ -17,7 +17,7 @@ def gaps(values: Float[Tensor, "*runs L a c"]) -> Float[Tensor, "*runs gaps"]:
 def largest_gap(weights: Weights) -> Float[Tensor, "*runs"]:
     """max_k (‖V_{k+1} − V_k‖_F + ‖W_{k+1} − W_k‖_F), [M]'s convention for ‖Z‖; 0 at depth 1."""
     if weights.depth == 1:
-        return weights.V.new_zeros(weights.V.shape[:-3])
+        return weights.V.new_zeros(weights.runs)
     return (gaps(weights.V) + gaps(weights.W)).amax(-1)
 
 
