@@ -15,17 +15,21 @@ from cotflow.network.weights import Weights
 
 
 def gaussian_data(
-    generator: torch.Generator,
     samples: int,
     inputs: int,
     outputs: int,
+    generator: torch.Generator,
     *,
     runs: tuple[int, ...] = (),
     dtype: torch.dtype = torch.float64,
 ) -> tuple[Tensor, Tensor]:
     """x_i ~ N(0, I_d) and y_i ~ N(0, I_{d′}), independent; shapes (*runs, n, d), (*runs, n, d′)."""
-    draw = {"generator": generator, "dtype": dtype, "device": generator.device}
-    return torch.randn(*runs, samples, inputs, **draw), torch.randn(*runs, samples, outputs, **draw)
+
+    def draw(size: int) -> Tensor:
+        shape = (*runs, samples, size)
+        return torch.randn(shape, generator=generator, dtype=dtype, device=generator.device)
+
+    return draw(inputs), draw(outputs)
 
 
 @dataclass(frozen=True)

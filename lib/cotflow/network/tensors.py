@@ -9,7 +9,6 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-
 # Not Self, which jaxtyping cannot check.
 T = TypeVar("T", bound="Tensors")
 
