@@ -85,7 +85,13 @@ def gradient(
     slope_squared = torch.zeros_like(loss)
     for name, rate in rates.items():
         slope_squared = slope_squared + squares[name] / rate
-    return Gradient(loss, velocity, slope_squared, sweep.states, sweep.adjoints)
+    return Gradient(
+        loss=loss,
+        velocity=velocity,
+        slope_squared=slope_squared,
+        states=sweep.states,
+        adjoints=sweep.adjoints,
+    )
 
 
 def _engine(backend: str, net: ResidualNet, weights: Weights, x: Tensor) -> Callable[..., Sweep]:

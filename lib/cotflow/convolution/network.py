@@ -86,6 +86,13 @@ class ConvWeights(Tensors):
     def runs(self) -> tuple[int, ...]:
         return tuple(self.bias.shape[:-1])
 
+    def stem_norm(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Running mean and variance, scale and shift of the stem's batch norm."""
+        mean, var, scale, shift = self.stem_mean, self.stem_var, self.stem_scale, self.stem_shift
+        if mean is None or var is None or scale is None or shift is None:
+            raise ValueError("network: the released variant's stem needs its batch norm's weights")
+        return mean, var, scale, shift
+
     def map(self, function: Callable[..., Tensor], *others: ConvWeights) -> ConvWeights:
         """function(u, …) for each tensor u, those of the layers included."""
         layers = self.layers.map(function, *(other.layers for other in others))
@@ -162,12 +169,16 @@ class ConvNet:
     variant: Literal["text", "released"] = "text"
 
     def __post_init__(self) -> None:
-        if isinstance(self.activation, str):
-            object.__setattr__(self, "activation", activation(self.activation))
+        object.__setattr__(self, "activation", self.sigma)
         if self.variant not in STRIDE:
             raise ValueError(
                 f"network: expected a variant among {sorted(STRIDE)}, received {self.variant!r}"
             )
+
+    @property
+    def sigma(self) -> Activation:
+        """σ as an object."""
+        return activation(self.activation) if isinstance(self.activation, str) else self.activation
 
     def embed(
         self, weights: ConvWeights, images: Float[Tensor, "*data n inputs a b"]
@@ -209,15 +220,13 @@ class ConvNet:
                 f"{tuple(h.shape[-2:])}"
             )
         if self.variant == "released":
-            w = weights
-            running = w.stem_mean, w.stem_var
-            h = torch.relu(normalise(h, *running, w.stem_scale, w.stem_shift, momentum))
+            h = torch.relu(normalise(h, *weights.stem_norm(), momentum))
         return h
 
     def _residual(self, layer: Layers, h: Tensor, momentum: float | None = None) -> Tensor:
         z = convolve(h, layer.conv1, 1, 1)
         z = normalise(z, layer.mean1, layer.var1, layer.scale1, layer.shift1, momentum)
-        z = convolve(self.activation(z), layer.conv2, 1, 1)
+        z = convolve(self.sigma(z), layer.conv2, 1, 1)
         return normalise(z, layer.mean2, layer.var2, layer.scale2, layer.shift2, momentum)
 
     def _classify(self, weights: ConvWeights, h: Tensor) -> Tensor:
@@ -249,9 +258,10 @@ def initial_weights(
         generator = torch.Generator().manual_seed(seed)
 
         def draw(*shape: int, fan_in: int) -> Tensor:
+            scale: float = fan_in**-0.5
             if net.variant == "text":
-                return torch.randn(shape, generator=generator) * fan_in**-0.5
-            return (2 * torch.rand(shape, generator=generator) - 1) * fan_in**-0.5
+                return torch.randn(shape, generator=generator) * scale
+            return (2 * torch.rand(shape, generator=generator) - 1) * scale
 
         head = draw(net.classes, features, fan_in=features)
         stem = draw(c, inputs, 5, 5, fan_in=25 * inputs)
@@ -283,4 +293,6 @@ def initial_weights(
         values = {"stem_scale": 1.0, "stem_shift": 0.0, "stem_mean": 0.0, "stem_var": 1.0}
         stem_norm = {name: constant(value, c) for name, value in values.items()}
     bias = constant(0.0, net.classes)
-    return ConvWeights(drawn["stem"], layers, drawn["head"], bias, **stem_norm)
+    return ConvWeights(
+        stem=drawn["stem"], layers=layers, head=drawn["head"], bias=bias, **stem_norm
+    )

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -145,7 +145,7 @@ def train(
     step, steps = 0, trainer.epochs * per_epoch
     if checkpoint is not None:
         run = {
-            "net": asdict(replace(net, activation=net.activation.name)),
+            "net": asdict(replace(net, activation=net.sigma.name)),
             "trainer": asdict(trainer),
             "weights": weights.tensors() | weights.layers.tensors(),
             "data": {n: v for n, v in vars(data).items() if isinstance(v, Tensor)},
@@ -158,7 +158,7 @@ def train(
             values, momenta, total = kept["values"], kept["momenta"], kept["total"]
             losses, observed, step = list(kept["losses"]), kept["observed"], kept["step"]
 
-    def state() -> dict:
+    def state() -> dict[str, Any]:
         return {
             "values": values,
             "momenta": momenta,
@@ -182,9 +182,10 @@ def train(
                 raise FloatingPointError(
                     f"training: the loss is not finite after epoch {epoch + 1}; try a smaller rate"
                 )
-            now = assemble(values) if observe else None
-            for name, f in observe.items():
-                observed[name].append(f(now))
+            if observe:
+                now = assemble(values)
+                for name, f in observe.items():
+                    observed[name].append(f(now))
         if checkpoint is not None:
             checkpoint.keep(step, state, last=step == steps)
         if progress is not None:
@@ -286,7 +287,7 @@ def accuracy(
     batch: int = 500,
 ) -> Float[Tensor, "*runs"]:
     """Share of images classified rightly, with the running statistics."""
-    right = 0.0
+    right = torch.zeros(weights.runs, device=weights.head.device)
     for start in range(0, len(labels), batch):
         part = images[start : start + batch].to(weights.head)
         guess = net(weights, part).argmax(-1)
