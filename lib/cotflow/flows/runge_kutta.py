@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cotflow.flows.method import Attempt, Spectrum
 from cotflow.flows.velocity import VelocityField
+from cotflow.network.memory import scaled
 from cotflow.network.weights import Weights
 
 
@@ -66,7 +67,7 @@ class RungeKutta:
             weights=weights,
             gradient=gradient,
             velocity=velocity,
-            error={name: step * value for name, value in combine(stages, self.e).items()},
+            error={n: scaled(v, step) for n, v in combine(stages, self.e).items()},
             stages=len(self.b),
         )
 
@@ -78,7 +79,7 @@ def combine(
     if coefficients == (1.0,):
         return stages[0]
     kept = [(c, v) for c, v in zip(coefficients, stages, strict=True) if c]
-    return {name: reduce(torch.add, [c * v[name] for c, v in kept]) for name in stages[0]}
+    return {name: reduce(Tensor.add_, [scaled(v[name], c) for c, v in kept]) for name in stages[0]}
 
 
 # On a gradient flow, explicit Euler of step η is gradient descent with rate η·L (or η·L·m).

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cotflow.adjoint.gradient import Gradient, gradient
+from cotflow.network.memory import squared
 from cotflow.network.residual import ResidualNet
 from cotflow.network.weights import LAYERED, Weights
 
@@ -87,7 +88,7 @@ class VelocityField:
         total = torch.zeros((), dtype=at.V.dtype, device=at.V.device)
         for name, rate in self.net.rates(at).items():
             axes = tuple(range(-3 if name in LAYERED and name != "b" else -2, 0))
-            total = total + move[name].square().sum(axes) / rate
+            total = total + squared(move[name]).sum(axes) / rate
         return total.sqrt()
 
     def scale(self, *points: Weights) -> Float[Tensor, "*runs"]:

@@ -77,3 +77,15 @@ def add(a: Tensor, b: Tensor, factor: float) -> Tensor:
     if a.shape != b.shape or a.requires_grad or b.requires_grad:
         return torch.add(a, b, alpha=factor)
     return torch.add(a, b, alpha=factor, out=empty(a.shape, a))
+
+
+def scaled(a: Tensor, factor: float) -> Tensor:
+    """factor·a."""
+    if a.requires_grad:
+        return torch.mul(a, factor)
+    return torch.mul(a, factor, out=empty(a.shape, a))
+
+
+def squared(a: Tensor) -> Tensor:
+    """a², entry by entry."""
+    return torch.square(a) if a.requires_grad else torch.square(a, out=empty(a.shape, a))
