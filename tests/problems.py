@@ -20,10 +20,6 @@ def problem(seed=0, runs=(), depth=3, q=3, m=4, d=2, dy=2, n=5, scale=0.7, devic
     return weights, draw(n, d), draw(n, dy)
 
 
-def one_run(weights, r):
-    return Weights(**{name: value[r] for name, value in weights.tensors().items()})
-
-
 def distance(a, b):
     pairs = zip(a.tensors().values(), b.tensors().values(), strict=True)
     return math.sqrt(sum(float((u - v).square().sum()) for u, v in pairs))

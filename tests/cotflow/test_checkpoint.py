@@ -58,14 +58,14 @@ def test_resumed_equals_uninterrupted(way, runs, tmp_path):
     class Fragile(Checkpoint):
         """Dies two steps after its first write."""
 
-        def restore(self, run):
-            kept = super().restore(run)
-            self.start = 0 if kept is None else kept[0].step
+        def restore(self, run, device):
+            kept = super().restore(run, device)
+            self.start = 0 if kept is None else kept["step"]
             return kept
 
-        def keep(self, state, times, values, *, last):
-            super().keep(state, times, values, last=last)
-            if state.step == self.start + 6 and not last:
+        def keep(self, step, content, *, last):
+            super().keep(step, content, last=last)
+            if step == self.start + 6 and not last:
                 raise Cut
 
     path, cuts = tmp_path / "run.pt", 0
@@ -222,7 +222,7 @@ def test_a_failed_write_leaves_the_last_file_whole(tmp_path, monkeypatch):
     content = path.read_bytes()
     monkeypatch.setattr(module.torch, "save", broken)
     with pytest.raises(OSError, match="no space left"):
-        module.save({}, path)
+        module.write({}, path)
     assert path.read_bytes() == content
 
 
@@ -234,7 +234,7 @@ def test_a_missing_folder_is_told_before_the_run(tmp_path):
 def test_writes_come_at_the_asked_interval(tmp_path, monkeypatch):
     written = []
     monkeypatch.setattr(
-        module, "save", lambda content, path: written.append(content["state"]["step"])
+        module, "write", lambda content, path: written.append(content["state"]["step"])
     )
     run(tmp_path / "a", tolerance=None, step=0.05, checkpoint=Checkpoint(tmp_path / "a", steps=4))
     assert written == [4, 8, 10]

@@ -15,7 +15,7 @@ from cotflow.flows.state import FlowState
 from cotflow.flows.velocity import DivergenceError, VelocityField, frobenius_clip
 from cotflow.network.activations import GELU, TANH
 from cotflow.network.residual import marion_net, mean_field_net
-from problems import ALL, distance, one_run, problem
+from problems import ALL, distance, problem
 
 SOLVERS = (*METHODS, RKC2)
 EACH = pytest.mark.parametrize("method", SOLVERS, ids=lambda m: m.name)
@@ -119,22 +119,22 @@ def test_a_batch_takes_common_steps_and_each_run_is_as_accurate_as_alone(method)
     assert together.observed["loss"].shape == (3, together.accepted + 1)
     for r in range(3):
         fine = gradient_flow(
-            net, one_run(weights, r), x[r], y[r], step=1 / 128, **(options | {"method": RK4})
+            net, weights.run(r), x[r], y[r], step=1 / 128, **(options | {"method": RK4})
         )
-        error = distance(one_run(together.weights, r), fine.weights)
+        error = distance(together.weights.run(r), fine.weights)
         assert error < 5 * float(together.error_estimate[r])
 
 
 @EACH
 def test_copies_of_one_run_are_that_run(method):
     weights, x, y = problem(7)
-    copies = type(weights)(**{n: v.expand(2, *v.shape) for n, v in weights.tensors().items()})
+    copies = weights.map(lambda v: v.expand(2, *v.shape))
     options = {"tolerance": 1e-4, "horizon": 0.5, "method": method}
     alone = gradient_flow(marion_net(trained=ALL), weights, x, y, **options)
     together = gradient_flow(marion_net(trained=ALL), copies, x, y, **options)
     assert together.accepted == alone.accepted
     for r in range(2):
-        assert distance(one_run(together.weights, r), alone.weights) < 1e-10
+        assert distance(together.weights.run(r), alone.weights) < 1e-10
 
 
 @EACH

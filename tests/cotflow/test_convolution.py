@@ -13,7 +13,6 @@ from torch import nn
 
 import cotflow.convolution.training as training
 from cotflow.convolution import (
-    Checkpoint,
     ConvNet,
     Images,
     Layers,
@@ -25,7 +24,7 @@ from cotflow.convolution import (
     roughness,
     train,
 )
-from cotflow.flows.checkpoint import CheckpointError
+from cotflow.flows.checkpoint import Checkpoint, CheckpointError
 
 VARIANTS = ["text", "released"]
 
@@ -260,9 +259,9 @@ def test_a_training_that_is_cut_goes_on_to_the_same_bits(tmp_path, at):
         pass
 
     class Fragile(Checkpoint):
-        def keep(self, state, *, last=False):
-            super().keep(state, last=last)
-            if state["step"] == at:
+        def keep(self, step, content, *, last):
+            super().keep(step, content, last=last)
+            if step == at:
                 raise Cut
 
     net, data = ConvNet("gelu", channels=4, classes=3, variant="released"), blobs(crop=1)
@@ -289,15 +288,16 @@ def test_a_training_that_is_cut_goes_on_to_the_same_bits(tmp_path, at):
 
 
 class Slow(Checkpoint):
-    def keep(self, state, *, last=False):
-        super().keep(state, last=last)
+    def keep(self, step, content, *, last):
+        super().keep(step, content, last=last)
         time.sleep(1.0)
 
 
-def six_steps(checkpoint=None):
+def six_steps(checkpoint=None, progress=None):
     net, data = ConvNet("gelu", channels=4, classes=3), blobs(crop=1)
     weights = initial_weights(net, 3, [0, 1], "independent")
-    return train(net, weights, data, [0, 1], Trainer(epochs=3, batch=16), checkpoint=checkpoint)
+    options = {"checkpoint": checkpoint, "progress": progress}
+    return train(net, weights, data, [0, 1], Trainer(epochs=3, batch=16), **options)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="no fork beside a CUDA device")
@@ -318,6 +318,23 @@ def test_a_training_that_is_killed_goes_on_to_the_same_bits(tmp_path):
     assert again.steps == whole.steps == 6 and torch.equal(again.loss, whole.loss)
     for name, value in again.weights.layers.tensors().items():
         assert torch.equal(value, getattr(whole.weights.layers, name)), name
+
+
+def test_a_training_is_kept_at_the_asked_interval_and_reports_every_step(tmp_path):
+    class Watched(Checkpoint):
+        def keep(self, step, content, *, last):
+            before = path.stat().st_mtime_ns if path.exists() else None
+            super().keep(step, content, last=last)
+            if path.exists() and path.stat().st_mtime_ns != before:
+                written.append(torch.load(path, weights_only=True)["step"])
+
+    path, written, reported = tmp_path / "run.pt", [], []
+    six_steps(Watched(path, steps=4, seconds=None), lambda *step: reported.append(step))
+    assert written == [4, 6]
+    assert reported == [(k, 6) for k in range(1, 7)]
+    for wrong in ({"steps": 0}, {"seconds": -1.0}):
+        with pytest.raises(ValueError, match="checkpoint: expected"):
+            six_steps(Checkpoint(path, **wrong))
 
 
 def test_a_wrong_request_is_refused_with_a_sentence():

@@ -17,7 +17,7 @@ from cotflow.flows.velocity import DivergenceError, frobenius_clip
 from cotflow.network.activations import GELU, IDENTITY, TANH
 from cotflow.network.residual import ResidualNet, marion_net, mean_field_net
 from cotflow.network.weights import Weights
-from problems import ALL, distance, one_run, problem
+from problems import ALL, distance, problem
 
 
 @pytest.mark.parametrize(
@@ -264,11 +264,11 @@ def test_batched_runs_equal_the_loop():
         together = gradient_flow(net, weights, x, y, **options)
         assert together.observed["loss"].shape == (3, 6)
         for r in range(3):
-            alone = gradient_flow(net, one_run(weights, r), x[r], y[r], **options)
+            alone = gradient_flow(net, weights.run(r), x[r], y[r], **options)
             torch.testing.assert_close(
                 together.observed["loss"][r], alone.observed["loss"], rtol=1e-12, atol=0
             )
-            assert distance(one_run(together.weights, r), alone.weights) < 1e-12
+            assert distance(together.weights.run(r), alone.weights) < 1e-12
 
 
 @pytest.mark.parametrize(

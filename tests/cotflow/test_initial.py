@@ -98,7 +98,7 @@ def test_independent_layers_are_uncorrelated():
 def test_smooth_law_has_the_squared_exponential_covariance(lengthscale):
     """Every empirical covariance within four standard errors √((1 + ρ²)/N) of ρ."""
     entries, s = 20_000, torch.tensor([0.0, 0.137, 0.5, 0.91, 1.0], dtype=torch.float64)
-    paths = GaussianPath(generator(7), (1, entries), lengthscale)(s)[:, 0]
+    paths = GaussianPath((1, entries), lengthscale, generator(7))(s)[:, 0]
     assert paths.shape == (5, entries)
     expected = torch.exp(-(s[:, None] - s[None]).square() / (2 * lengthscale**2))
     error = (paths @ paths.mT / entries - expected) / ((1 + expected.square()) / entries).sqrt()
@@ -111,7 +111,7 @@ def test_smooth_law_is_one_path_at_every_depth():
 
 
 def test_smooth_law_does_not_depend_on_the_signs_of_eigenvectors(monkeypatch):
-    path = GaussianPath(generator(9), (2, 3), 0.5)(torch.tensor([0.3, 0.8], dtype=torch.float64))
+    path = GaussianPath((2, 3), 0.5, generator(9))(torch.tensor([0.3, 0.8], dtype=torch.float64))
     eigh = torch.linalg.eigh
 
     def flipped(matrix):
@@ -119,7 +119,7 @@ def test_smooth_law_does_not_depend_on_the_signs_of_eigenvectors(monkeypatch):
         return values, vectors * (-1.0) ** torch.arange(len(values))
 
     monkeypatch.setattr(torch.linalg, "eigh", flipped)
-    again = GaussianPath(generator(9), (2, 3), 0.5)(torch.tensor([0.3, 0.8], dtype=torch.float64))
+    again = GaussianPath((2, 3), 0.5, generator(9))(torch.tensor([0.3, 0.8], dtype=torch.float64))
     assert torch.equal(path, again)
 
 
@@ -153,12 +153,12 @@ def test_state_must_hold_inputs_and_outputs(inputs, outputs):
 def test_laws_draw_on_the_device_of_their_generator(law, device):
     weights = law(SIZES, generator(0, device))
     assert {v.device.type for v in weights.tensors().values()} == {device}
-    x, y = gaussian_data(generator(0, device), 4, 3, 2)
+    x, y = gaussian_data(4, 3, 2, generator(0, device))
     assert {x.device.type, y.device.type} == {device}
 
 
 def test_gaussian_data_are_independent_and_standard():
-    x, y = gaussian_data(generator(11), 5000, 3, 2, runs=(2,))
+    x, y = gaussian_data(5000, 3, 2, generator(11), runs=(2,))
     assert x.shape == (2, 5000, 3) and y.shape == (2, 5000, 2)
     both = torch.cat([x, y], dim=-1).reshape(10_000, 5)
     covariance = both.mT @ both / 10_000

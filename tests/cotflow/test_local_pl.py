@@ -32,7 +32,7 @@ from cotflow.network.residual import marion_net, mean_field_net
 def problem(seed, n, d, dy, m, depth, activation=TANH, law=tied, **options):
     g = torch.Generator().manual_seed(seed)
     weights = law(Sizes(depth, m, d + dy, d, dy), g)
-    x, y = gaussian_data(g, n, d, dy)
+    x, y = gaussian_data(n, d, dy, g)
     x = x * math.sqrt(d + dy) / x.norm(dim=-1, keepdim=True)
     return marion_net(activation, **options), weights, x, y
 

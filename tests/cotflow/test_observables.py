@@ -83,7 +83,7 @@ def test_step_ratio_squared_is_two_on_average_over_all_orders():
 
 def test_runs_keep_their_axis():
     one = weights_of_depth(4)
-    three = Weights(**{k: torch.stack([v, 2 * v, -v]) for k, v in one.tensors().items()})
+    three = one.map(lambda v: torch.stack([v, 2 * v, -v]))
     for observable in (largest_gap, largest_norm):
         expected = float(observable(one)) * np.array([1, 2, 1])
         np.testing.assert_allclose(observable(three), expected, rtol=1e-13)

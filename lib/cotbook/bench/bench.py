@@ -22,7 +22,9 @@ from cotbook.bench.contenders import diffeq, floor, jitted_scan, ours, textbook
 from cotbook.bench.record import PARTS, load
 from cotflow.adjoint.gradient import gradient
 from cotflow.flows.chebyshev import RKC2
-from cotflow.flows.flow import FlowRecord, Method, gradient_flow
+from cotflow.flows.flow import gradient_flow
+from cotflow.flows.method import Method
+from cotflow.flows.record import FlowRecord
 from cotflow.flows.runge_kutta import EULER, RK4
 from cotflow.limits.depth import distance_to_reference
 from cotflow.network.published import Experiment, published

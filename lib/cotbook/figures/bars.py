@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 
 def watched() -> bool:
@@ -26,3 +26,20 @@ def progress(items: Iterable, what: str) -> Iterable:
     from tqdm import tqdm
 
     return tqdm(items, desc=what, leave=False, file=sys.stderr)
+
+
+def stepwise(what: str) -> Callable[[int, int], None] | None:
+    """The same for work that reports (steps taken, steps in all) by itself."""
+    if not watched():
+        return None
+    from tqdm import tqdm
+
+    bar = tqdm(desc=what, leave=False, file=sys.stderr, unit="step")
+
+    def show(taken: int, steps: int) -> None:
+        bar.total = steps
+        bar.update(taken - bar.n)
+        if taken == steps:
+            bar.close()
+
+    return show

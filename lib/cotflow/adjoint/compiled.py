@@ -103,9 +103,9 @@ def kernel(state: int, width: int, code: int, dtype: torch.dtype) -> ctypes.CDLL
                 raise CompilerMissing(f"{compiler()} could not build the kernel: {done.stderr}")
             built.chmod(0o700)
             os.replace(built, library)
-    code = ctypes.CDLL(str(library))
-    code.scratch_size.restype = ctypes.c_long
-    return code
+    loaded = ctypes.CDLL(str(library))
+    loaded.scratch_size.restype = ctypes.c_long
+    return loaded
 
 
 def _ours(library: Path) -> bool:
@@ -163,7 +163,7 @@ class Task(ctypes.Structure):
 class Scratch(threading.local):
     """Room for the activations of a step, kept from one step to the next; contents are not."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._buffers: dict[torch.dtype, Tensor] = {}
 
     def __call__(self, size: int, like: Tensor) -> Tensor:
@@ -226,8 +226,14 @@ def sweep(
     squared = {name: total[..., LAYERED.index(name)] for name in factors}
     kept = {name: value[..., :q] for name, value in kept.items()}
     if segment is None:
-        states, adjoints = kept["states"], kept["adjoints"]
-        ends = {"last_state": states[..., -1, :, :], "first_adjoint": adjoints[..., 0, :, :]}
-    else:
-        ends = {"states": None, "adjoints": None}
-    return Sweep(outputs["error"], partials, squared, **(ends | kept))
+        kept["last_state"] = kept["states"][..., -1, :, :]
+        kept["first_adjoint"] = kept["adjoints"][..., 0, :, :]
+    return Sweep(
+        error=outputs["error"],
+        partials=partials,
+        squares=squared,
+        last_state=kept["last_state"],
+        first_adjoint=kept["first_adjoint"],
+        states=kept.get("states"),
+        adjoints=kept.get("adjoints"),
+    )

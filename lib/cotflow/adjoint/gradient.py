@@ -68,8 +68,8 @@ def gradient(
         raise ValueError(f"segment: expected at least 1 layer, received {segment}")
     n = x.shape[-2]
     h0 = torch.matmul(x, weights.A.mT)
-    if h0.shape[:-2] != weights.V.shape[:-3]:
-        runs = torch.broadcast_shapes(h0.shape[:-2], weights.V.shape[:-3])
+    if h0.shape[:-2] != weights.runs:
+        runs = torch.broadcast_shapes(h0.shape[:-2], weights.runs)
         h0 = h0.expand(*runs, *h0.shape[-2:])
     rates = net.rates(weights)
     factors = {name: -rate for name, rate in rates.items() if name in LAYERED}
@@ -85,7 +85,13 @@ def gradient(
     slope_squared = torch.zeros_like(loss)
     for name, rate in rates.items():
         slope_squared = slope_squared + squares[name] / rate
-    return Gradient(loss, velocity, slope_squared, sweep.states, sweep.adjoints)
+    return Gradient(
+        loss=loss,
+        velocity=velocity,
+        slope_squared=slope_squared,
+        states=sweep.states,
+        adjoints=sweep.adjoints,
+    )
 
 
 def _engine(backend: str, net: ResidualNet, weights: Weights, x: Tensor) -> Callable[..., Sweep]:

@@ -57,10 +57,10 @@ def sweep(
     kept = [h0.reshape(-1, *h0.shape[-2:])]
     for first in range(0, depth - c, c):
         kept.append(layers.forward(kept[-1], first, first + c)[0][-1])
-    error, found = None, {name: [] for name in factors}
+    found: dict[str, list[Tensor]] = {name: [] for name in factors}
     for first in reversed(range(0, depth, c)):
         states, features, slopes = layers.forward(kept.pop(), first, min(first + c, depth))
-        if error is None:
+        if first + c >= depth:
             last_state = states[-1].reshape(h0.shape)
             error = torch.matmul(last_state, weights.B.mT) - y
             p = torch.matmul(error, weights.B).mul_(2.0 * net.loss_factor).reshape(states[-1].shape)
@@ -80,13 +80,13 @@ def sweep(
 
     whole = segment is None
     return Sweep(
-        error,
-        partials,
-        squares,
-        last_state,
-        p.reshape(h0.shape),
-        shaped(states) if whole else None,
-        shaped(adjoints) if whole else None,
+        error=error,
+        partials=partials,
+        squares=squares,
+        last_state=last_state,
+        first_adjoint=p.reshape(h0.shape),
+        states=shaped(states) if whole else None,
+        adjoints=shaped(adjoints) if whole else None,
     )
 
 

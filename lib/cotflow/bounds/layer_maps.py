@@ -85,7 +85,7 @@ def jacobians(
 
     The embeddings A and B play no part: B·J·A is the derivative of the network's output.
     """
-    runs, q = weights.V.shape[:-3], weights.state
+    runs, q = weights.runs, weights.state
     identity = torch.eye(q, dtype=h.dtype, device=h.device).expand(*runs, q, q)
     start = h.detach().expand(*runs, *h.shape).requires_grad_()
     with torch.enable_grad():

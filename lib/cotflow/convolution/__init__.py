@@ -3,10 +3,9 @@
 from cotflow.convolution.datasets import DataError, Images, load
 from cotflow.convolution.network import ConvNet, ConvWeights, Layers, initial_weights, join
 from cotflow.convolution.roughness import kernel_gaps, roughness
-from cotflow.convolution.training import Checkpoint, Record, Trainer, accuracy, train
+from cotflow.convolution.training import Record, Trainer, accuracy, train
 
 __all__ = [
-    "Checkpoint",
     "ConvNet",
     "ConvWeights",
     "DataError",

@@ -40,15 +40,16 @@ class Images:
     crop: int = 0
     flip: bool = False
 
-    def to(self, **kwargs) -> Images:
+    def to(
+        self, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+    ) -> Images:
         """Images in another precision or on another device; labels follow to the device."""
-        where = {"device": kwargs["device"]} if "device" in kwargs else {}
         return replace(
             self,
-            train=self.train.to(**kwargs),
-            test=self.test.to(**kwargs),
-            train_labels=self.train_labels.to(**where),
-            test_labels=self.test_labels.to(**where),
+            train=self.train.to(dtype=dtype, device=device),
+            test=self.test.to(dtype=dtype, device=device),
+            train_labels=self.train_labels.to(device=device),
+            test_labels=self.test_labels.to(device=device),
         )
 
 
@@ -79,7 +80,7 @@ SOURCES = {
 }
 
 
-def load(name: str, folder: str | os.PathLike = "", source: Source | None = None) -> Images:
+def load(name: str, folder: str | os.PathLike[str] = "", source: Source | None = None) -> Images:
     """The data set of that name: "digits", "mnist" or "cifar10".
 
     Parameters
@@ -99,7 +100,7 @@ def load(name: str, folder: str | os.PathLike = "", source: Source | None = None
     return mnist(*files) if name == "mnist" else cifar10(*files)
 
 
-def fetch(name: str, folder: str | os.PathLike, source: Source) -> list[Path]:
+def fetch(name: str, folder: str | os.PathLike[str], source: Source) -> list[Path]:
     """The files of ``source``, checked; downloads those that are absent, whole or not at all."""
     import pooch
 
@@ -183,7 +184,7 @@ def cifar10(archive: Path) -> Images:
     try:
         with tarfile.open(archive) as members:
             for batches in names.values():
-                content = b"".join(members.extractfile(name).read() for name in batches)
+                content = b"".join(member_bytes(members, name) for name in batches)
                 if len(content) % RECORD or not content:
                     raise DataError(
                         f"cifar10: {archive} has records of another size than {RECORD} bytes"
@@ -191,15 +192,29 @@ def cifar10(archive: Path) -> Images:
                 records = np.frombuffer(content, np.uint8).reshape(-1, RECORD).copy()
                 parts.append(torch.from_numpy(records[:, 1:]).reshape(-1, 3, 32, 32).float())
                 parts.append(torch.from_numpy(records[:, 0]).long())
-    except (tarfile.TarError, OSError, EOFError, zlib.error, KeyError, AttributeError) as reason:
+    except (tarfile.TarError, OSError, EOFError, zlib.error, KeyError) as reason:
         raise DataError(f"cifar10: {archive} is not the binary version's archive ({reason})") from (
             reason
         )
     return standardised("cifar10", *parts, crop=4, flip=True)
 
 
+def member_bytes(archive: tarfile.TarFile, name: str) -> bytes:
+    member = archive.extractfile(name)
+    if member is None:
+        raise KeyError(f"{name} is no file")
+    return member.read()
+
+
 def standardised(
-    name: str, train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor, **options
+    name: str,
+    train: Tensor,
+    train_labels: Tensor,
+    test: Tensor,
+    test_labels: Tensor,
+    *,
+    crop: int = 0,
+    flip: bool = False,
 ) -> Images:
     for labels in (train_labels, test_labels):
         if labels.numel() == 0 or not 0 <= int(labels.min()) <= int(labels.max()) <= 9:
@@ -207,5 +222,11 @@ def standardised(
     std, mean = torch.std_mean(train, (0, 2, 3), keepdim=True, correction=0)
     std = std.clamp_min(1e-12)
     return Images(
-        name, (train - mean) / std, train_labels, (test - mean) / std, test_labels, **options
+        name=name,
+        train=(train - mean) / std,
+        train_labels=train_labels,
+        test=(test - mean) / std,
+        test_labels=test_labels,
+        crop=crop,
+        flip=flip,
     )

@@ -6,8 +6,8 @@ one convolution, which is several times faster than one convolution a run.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Literal
 
@@ -17,23 +17,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cotflow.network.activations import Activation, activation
+from cotflow.network.tensors import Tensors
 
 EPSILON = 1e-5
 POOLED = 2
 STRIDE = {"text": 2, "released": 3}
 PADDING = {"text": 2, "released": 1}
-
-
-class Tensors:
-    """A frozen dataclass of tensors."""
-
-    def tensors(self) -> dict[str, Tensor]:
-        named = {item.name: getattr(self, item.name) for item in fields(self)}
-        return {name: value for name, value in named.items() if isinstance(value, Tensor)}
-
-    def to(self, **kwargs):
-        """The same with another dtype or on another device."""
-        return replace(self, **{name: value.to(**kwargs) for name, value in self.tensors().items()})
 
 
 @dataclass(frozen=True)
@@ -97,24 +86,22 @@ class ConvWeights(Tensors):
     def runs(self) -> tuple[int, ...]:
         return tuple(self.bias.shape[:-1])
 
-    def to(self, **kwargs) -> ConvWeights:
-        return replace(super().to(**kwargs), layers=self.layers.to(**kwargs))
+    def stem_norm(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Running mean and variance, scale and shift of the stem's batch norm."""
+        mean, var, scale, shift = self.stem_mean, self.stem_var, self.stem_scale, self.stem_shift
+        if mean is None or var is None or scale is None or shift is None:
+            raise ValueError("network: the released variant's stem needs its batch norm's weights")
+        return mean, var, scale, shift
 
-    def run(self, index: int) -> ConvWeights:
-        """One of the runs on the first axis."""
-        one = {name: value[index] for name, value in self.tensors().items()}
-        layers = Layers(**{name: value[index] for name, value in self.layers.tensors().items()})
-        return ConvWeights(layers=layers, **one)
+    def map(self, function: Callable[..., Tensor], *others: ConvWeights) -> ConvWeights:
+        """function(u, …) for each tensor u, those of the layers included."""
+        layers = self.layers.map(function, *(other.layers for other in others))
+        return replace(super().map(function, *others), layers=layers)
 
 
 def join(runs: Sequence[ConvWeights]) -> ConvWeights:
     """Runs of equal shape one after another on the first run axis."""
-    layers = {
-        name: torch.cat([getattr(run.layers, name) for run in runs])
-        for name in runs[0].layers.tensors()
-    }
-    outer = {name: torch.cat([getattr(run, name) for run in runs]) for name in runs[0].tensors()}
-    return ConvWeights(layers=Layers(**layers), **outer)
+    return runs[0].map(lambda *parts: torch.cat(parts), *runs[1:])
 
 
 def fold(h: Float[Tensor, "*runs n c y x"]) -> Float[Tensor, "n rc y x"]:
@@ -182,12 +169,16 @@ class ConvNet:
     variant: Literal["text", "released"] = "text"
 
     def __post_init__(self) -> None:
-        if isinstance(self.activation, str):
-            object.__setattr__(self, "activation", activation(self.activation))
+        object.__setattr__(self, "activation", self.sigma)
         if self.variant not in STRIDE:
             raise ValueError(
                 f"network: expected a variant among {sorted(STRIDE)}, received {self.variant!r}"
             )
+
+    @property
+    def sigma(self) -> Activation:
+        """σ as an object."""
+        return activation(self.activation) if isinstance(self.activation, str) else self.activation
 
     def embed(
         self, weights: ConvWeights, images: Float[Tensor, "*data n inputs a b"]
@@ -229,15 +220,13 @@ class ConvNet:
                 f"{tuple(h.shape[-2:])}"
             )
         if self.variant == "released":
-            w = weights
-            running = w.stem_mean, w.stem_var
-            h = torch.relu(normalise(h, *running, w.stem_scale, w.stem_shift, momentum))
+            h = torch.relu(normalise(h, *weights.stem_norm(), momentum))
         return h
 
     def _residual(self, layer: Layers, h: Tensor, momentum: float | None = None) -> Tensor:
         z = convolve(h, layer.conv1, 1, 1)
         z = normalise(z, layer.mean1, layer.var1, layer.scale1, layer.shift1, momentum)
-        z = convolve(self.activation(z), layer.conv2, 1, 1)
+        z = convolve(self.sigma(z), layer.conv2, 1, 1)
         return normalise(z, layer.mean2, layer.var2, layer.scale2, layer.shift2, momentum)
 
     def _classify(self, weights: ConvWeights, h: Tensor) -> Tensor:
@@ -269,9 +258,10 @@ def initial_weights(
         generator = torch.Generator().manual_seed(seed)
 
         def draw(*shape: int, fan_in: int) -> Tensor:
+            scale: float = fan_in**-0.5
             if net.variant == "text":
-                return torch.randn(shape, generator=generator) * fan_in**-0.5
-            return (2 * torch.rand(shape, generator=generator) - 1) * fan_in**-0.5
+                return torch.randn(shape, generator=generator) * scale
+            return (2 * torch.rand(shape, generator=generator) - 1) * scale
 
         head = draw(net.classes, features, fan_in=features)
         stem = draw(c, inputs, 5, 5, fan_in=25 * inputs)
@@ -303,4 +293,6 @@ def initial_weights(
         values = {"stem_scale": 1.0, "stem_shift": 0.0, "stem_mean": 0.0, "stem_var": 1.0}
         stem_norm = {name: constant(value, c) for name, value in values.items()}
     bias = constant(0.0, net.classes)
-    return ConvWeights(drawn["stem"], layers, drawn["head"], bias, **stem_norm)
+    return ConvWeights(
+        stem=drawn["stem"], layers=layers, head=drawn["head"], bias=bias, **stem_norm
+    )

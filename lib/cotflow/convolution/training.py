@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import math
-import os
-import sys
-import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import Literal
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +15,7 @@ from torch import Tensor
 
 from cotflow.convolution.datasets import Images
 from cotflow.convolution.network import ConvNet, ConvWeights, Layers
-from cotflow.flows.checkpoint import FORMAT, fingerprint, load, save
+from cotflow.flows.keeper import Keeper
 
 LAYERED = ("conv1", "scale1", "shift1", "conv2", "scale2", "shift2")
 OUTER = ("stem", "stem_scale", "stem_shift", "head", "bias")
@@ -92,35 +88,6 @@ class Record:
     steps: int
 
 
-@dataclass
-class Checkpoint:
-    """Keeps a training in ``path`` after so many steps or so much time, and takes it up there.
-
-    The file is written whole or not at all, read without executing anything, and refused
-    (:class:`cotflow.flows.checkpoint.CheckpointError`) by a training with other settings.
-    """
-
-    path: str | os.PathLike
-    steps: int | None = None
-    seconds: float | None = 60.0
-    _run: str = field(default="", init=False, repr=False)
-    _last: tuple[int, float] = field(default=(0, 0.0), init=False, repr=False)
-
-    def restore(self, run: dict, device: torch.device) -> dict | None:
-        self._run = fingerprint(run)
-        kept = load(Path(self.path), self._run, device)
-        self._last = (kept["step"] if kept else 0, time.monotonic())
-        return kept
-
-    def keep(self, state: dict, *, last: bool = False) -> None:
-        step, clock = self._last
-        due = self.steps is not None and state["step"] - step >= self.steps
-        due |= self.seconds is not None and time.monotonic() - clock >= self.seconds
-        if due or last:
-            save({"format": FORMAT, "run": self._run} | state, Path(self.path))
-            self._last = (state["step"], time.monotonic())
-
-
 def layer_first(value: Tensor) -> Tensor:
     """(runs, L, …) → (L, runs, …), contiguous, so that one layer's block is a view."""
     return value.transpose(0, 1).contiguous()
@@ -141,8 +108,8 @@ def train(
     trainer: Trainer = Trainer(),
     *,
     observe: dict[str, Callable[[ConvWeights], Tensor]] | None = None,
-    checkpoint: Checkpoint | None = None,
-    progress: bool = False,
+    checkpoint: Keeper | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Record:
     """Train every run of ``weights``, which has one run axis; dtype and device follow the weights.
 
@@ -151,7 +118,9 @@ def train(
     seeds : one a run, for the order of the samples and their augmentation; runs of equal seed see
         the same batches.
     observe : functions of the weights, called at the start and after each epoch.
-    progress : a bar on standard error, if that is a terminal.
+    checkpoint : a :class:`cotflow.flows.checkpoint.Checkpoint`, where a training that was cut off
+        goes on to the same bits.
+    progress : called with (steps taken, steps in all) after each step.
     """
     like = weights.head
     if len(weights.runs) != 1 or len(seeds) != weights.runs[0]:
@@ -173,10 +142,10 @@ def train(
     observed = {name: [f(weights)] for name, f in observe.items()}
     losses: list[Tensor] = []
     total = torch.zeros(len(seeds), dtype=like.dtype, device=like.device)
-    step = 0
+    step, steps = 0, trainer.epochs * per_epoch
     if checkpoint is not None:
         run = {
-            "net": asdict(replace(net, activation=net.activation.name)),
+            "net": asdict(replace(net, activation=net.sigma.name)),
             "trainer": asdict(trainer),
             "weights": weights.tensors() | weights.layers.tensors(),
             "data": {n: v for n, v in vars(data).items() if isinstance(v, Tensor)},
@@ -189,26 +158,23 @@ def train(
             values, momenta, total = kept["values"], kept["momenta"], kept["total"]
             losses, observed, step = list(kept["losses"]), kept["observed"], kept["step"]
 
-    def state() -> dict:
+    def state() -> dict[str, Any]:
         return {
             "values": values,
             "momenta": momenta,
             "total": total,
             "losses": losses,
             "observed": observed,
-            "step": step,
         }
 
-    bar = progress_bar(trainer.epochs * per_epoch, step, progress)
     order = None
-    while step < trainer.epochs * per_epoch:
+    while step < steps:
         epoch, position = divmod(step, per_epoch)
         if order is None or position == 0:
             order = EpochOrder(seeds, epoch, data, trainer.augment)
         images, labels = order.batch(position * batch, batch)
         total += step_once(net, trainer, values, momenta, images, labels, epoch)
         step += 1
-        bar.update(1)
         if step % per_epoch == 0:
             losses.append(total / per_epoch)
             total = torch.zeros_like(total)
@@ -216,17 +182,19 @@ def train(
                 raise FloatingPointError(
                     f"training: the loss is not finite after epoch {epoch + 1}; try a smaller rate"
                 )
-            now = assemble(values) if observe else None
-            for name, f in observe.items():
-                observed[name].append(f(now))
+            if observe:
+                now = assemble(values)
+                for name, f in observe.items():
+                    observed[name].append(f(now))
         if checkpoint is not None:
-            checkpoint.keep(state(), last=step == trainer.epochs * per_epoch)
-    bar.close()
+            checkpoint.keep(step, state, last=step == steps)
+        if progress is not None:
+            progress(step, steps)
     return Record(
-        assemble(values),
-        torch.stack(losses, -1),
-        {name: torch.stack(series, -1) for name, series in observed.items()},
-        step,
+        weights=assemble(values),
+        loss=torch.stack(losses, -1),
+        observed={name: torch.stack(series, -1) for name, series in observed.items()},
+        steps=step,
     )
 
 
@@ -310,20 +278,6 @@ def augmented(images: Tensor, index: Tensor, shift: Tensor, flip: Tensor, crop: 
     return picked[r, i, y[..., :, None], x[..., None, :]].movedim(-1, 2)
 
 
-class Silent:
-    def update(self, steps: int) -> None: ...
-
-    def close(self) -> None: ...
-
-
-def progress_bar(total: int, done: int, wanted: bool):
-    if not (wanted and sys.stderr.isatty()):
-        return Silent()
-    from tqdm import tqdm
-
-    return tqdm(total=total, initial=done, unit="step", leave=False)
-
-
 @torch.no_grad()
 def accuracy(
     net: ConvNet,
@@ -333,7 +287,7 @@ def accuracy(
     batch: int = 500,
 ) -> Float[Tensor, "*runs"]:
     """Share of images classified rightly, with the running statistics."""
-    right = 0.0
+    right = torch.zeros(weights.runs, device=weights.head.device)
     for start in range(0, len(labels), batch):
         part = images[start : start + batch].to(weights.head)
         guess = net(weights, part).argmax(-1)

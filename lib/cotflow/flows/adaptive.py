@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from cotflow.adjoint.gradient import Gradient
-from cotflow.flows.chebyshev import Chebyshev
-from cotflow.flows.fixed import WAY_OUT
-from cotflow.flows.method import Attempt
-from cotflow.flows.runge_kutta import RungeKutta
+from cotflow.flows.control import WAY_OUT
+from cotflow.flows.method import Attempt, Method
 from cotflow.flows.state import FlowState
 from cotflow.flows.velocity import DivergenceError, NotFiniteError, VelocityField
 from cotflow.network.weights import Weights
@@ -45,22 +43,21 @@ class AdaptiveStep:
     def advance(
         self,
         field: VelocityField,
-        method: RungeKutta | Chebyshev,
+        method: Method,
         state: FlowState,
         velocity: dict[str, Tensor],
     ) -> tuple[FlowState, Gradient, dict[str, Tensor]]:
         weights, power = state.weights, 1.0 / (method.error_order + 1)
-        spectrum, rejected, reason = state.spectrum, 0, None
+        before, spectrum, rejected = field.evaluations, state.spectrum, 0
+        reason: NotFiniteError | None = None
         proposal = state.proposal
         if proposal is None:
             proposal = self.first_step(field, weights, velocity)
         stop = next(time for time in self.stops if time > state.time)
         while True:
-            if rejected and spectrum is not None:
-                spectrum = replace(spectrum, age=method.refresh)
             step, lands, error = 0.0, False, math.inf
             try:
-                spectrum = method.spectrum(field, weights, velocity, spectrum)
+                spectrum = method.spectrum(field, weights, velocity, spectrum, anew=rejected > 0)
                 longest = method.longest(spectrum, self.tolerance, weights.V.dtype)
                 proposal = min(proposal, longest)
                 step, lands = self.fit(proposal, stop - state.time)
@@ -80,10 +77,11 @@ class AdaptiveStep:
         if step < proposal:
             following = max(following, proposal)
         state = state.after(
-            field,
             attempt,
             time=stop if lands else state.time + step,
-            rejected=state.rejected + rejected,
+            error=field.norm(attempt.weights, attempt.error),
+            evaluations=field.evaluations - before,
+            rejected=rejected,
             proposal=following,
             previous=(step, max(error, TINY)),
             spectrum=spectrum,
@@ -91,12 +89,10 @@ class AdaptiveStep:
         return state, attempt.gradient, attempt.velocity
 
     @staticmethod
-    def following(
-        method: RungeKutta | Chebyshev, state: FlowState, step: float, error: float
-    ) -> float:
+    def following(method: Method, state: FlowState, step: float, error: float) -> float:
         """The length after an accepted step."""
         power, error = 1.0 / (method.error_order + 1), max(error, TINY)
-        change = error**-power
+        change: float = error**-power
         if state.previous is not None:
             before, error_before = state.previous
             change = min(change, change * step / before * (error_before / error) ** power)

@@ -76,12 +76,16 @@ class Chebyshev:
         weights: Weights,
         velocity: dict[str, Tensor],
         known: Spectrum | None,
+        *,
+        anew: bool = False,
     ) -> Spectrum | None:
+        """The known ρ, or a new estimate that starts at its direction; None for fixed stages."""
         if self.stages is not None:
             return None
-        if known is not None and known.age < self.refresh:
+        if known is not None and known.age < self.refresh and not anew:
             return replace(known, age=known.age + 1)
-        return spectral_radius(field, weights, velocity, known and known.direction)
+        start = None if known is None else known.direction
+        return spectral_radius(field, weights, velocity, start)
 
     def longest(self, spectrum: Spectrum | None, tolerance: float, dtype: torch.dtype) -> float:
         """β(s)/ρ for the most stages that rounding allows, s² ε_machine ≈ tolerance/10 ([SSV])."""
@@ -89,6 +93,14 @@ class Chebyshev:
             return math.inf
         stages = max(2, round(math.sqrt(tolerance / (10.0 * torch.finfo(dtype).eps))))
         return (stages**2 - 1) / (1.54 * spectrum.radius)
+
+    def stages_for(self, step: float, spectrum: Spectrum | None) -> int:
+        """s of a step of length η."""
+        if self.stages is not None:
+            return self.stages
+        if spectrum is None:
+            raise ValueError(f"{self.name}: expected a spectrum, or a number of stages")
+        return 1 + int(math.sqrt(1.0 + 1.54 * step * spectrum.radius))
 
     def attempt(
         self,
@@ -98,10 +110,10 @@ class Chebyshev:
         step: float,
         spectrum: Spectrum | None = None,
     ) -> Attempt:
-        stages = self.stages or 1 + int(math.sqrt(1.0 + 1.54 * step * spectrum.radius))
+        stages = self.stages_for(step, spectrum)
         first, rows = coefficients(stages, self.damping)
         # The moves θ_j − θ_0 rather than θ_j: no cancellation in the error estimate.
-        before = dict.fromkeys(velocity, 0.0)
+        before = {name: v.new_zeros(()) for name, v in velocity.items()}
         move = {name: (first * step) * v for name, v in velocity.items()}
         for mu, nu, gain, start in rows:
             _, slope = field(weights.plus(move, 1.0))
@@ -119,7 +131,9 @@ class Chebyshev:
             name: (6.0 * step * (velocity[name] + last[name]) - 12.0 * move[name]) / 15.0
             for name in move
         }
-        return Attempt(weights, gradient, last, error, stages)
+        return Attempt(
+            weights=weights, gradient=gradient, velocity=last, error=error, stages=stages
+        )
 
 
 RKC2 = Chebyshev("RKC2")
@@ -165,4 +179,4 @@ def spectral_radius(
         if count > 0 and abs(radius - last) <= accuracy * radius:
             break
     direction = scaled(direction, 1.0 / size.clamp_min(tiny))
-    return Spectrum(safety * radius, direction)
+    return Spectrum(radius=safety * radius, direction=direction)

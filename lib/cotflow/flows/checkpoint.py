@@ -5,16 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
-
-from cotflow.flows.method import Spectrum
-from cotflow.flows.state import FlowState
-from cotflow.network.weights import Weights
 
 FORMAT = 1
 
@@ -57,7 +54,10 @@ def fingerprint(value: object) -> str:
 
 @dataclass
 class Checkpoint:
-    """Keeps a run of :func:`cotflow.gradient_flow` in ``path``, and takes it up from there.
+    """Keeps a run of a flow or of a training in ``path``, and takes it up from there.
+
+    The file is written whole or not at all, read without executing anything, and refused by a run
+    with other settings.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ class Checkpoint:
         switches one off. The end of a run is always kept.
     """
 
-    path: str | os.PathLike
+    path: str | os.PathLike[str]
     steps: int | None = None
     seconds: float | None = 60.0
     _run: str = field(default="", init=False, repr=False)
@@ -77,65 +77,31 @@ class Checkpoint:
         if self.seconds is not None and not self.seconds >= 0:
             raise ValueError(f"checkpoint: expected seconds ≥ 0, received {self.seconds}")
 
-    def restore(self, run: Mapping) -> tuple[FlowState, list[float], dict] | None:
-        """(state, times, observed so far) of this very run, or None where there is no file.
+    def restore(self, run: Mapping[str, object], device: torch.device) -> dict[str, Any] | None:
+        """What was kept of this very run, with its ``step``; None where there is no file.
 
         Raises
         ------
         CheckpointError : the file is no checkpoint, or that of another run.
         """
         self._run = fingerprint(run)
-        self._last = (0, time.monotonic())
-        kept = load(Path(self.path), self._run, run["weights"].V.device)
-        if kept is None:
-            return None
-        state = kept["state"]
-        spectrum = state.pop("spectrum")
-        restored = FlowState(
-            Weights(**state.pop("weights")),
-            **state,
-            spectrum=None if spectrum is None else Spectrum(**spectrum),
-        )
-        values = {
-            name: [] if series is None else list(series.unbind(-1))
-            for name, series in kept["observed"].items()
-        }
-        self._last = (restored.step, time.monotonic())
-        return restored, kept["times"], values
+        kept = read(Path(self.path), self._run, device)
+        self._last = (0 if kept is None else kept["step"], time.monotonic())
+        return kept
 
-    def keep(self, state: FlowState, times: list[float], values: dict, *, last: bool) -> None:
+    def keep(self, step: int, content: Callable[[], Mapping[str, Any]], *, last: bool) -> None:
         """Write the run, if it is time for it."""
-        step, clock = self._last
-        due = self.steps is not None and state.step - step >= self.steps
+        written, clock = self._last
+        due = self.steps is not None and step - written >= self.steps
         due |= self.seconds is not None and time.monotonic() - clock >= self.seconds
-        if not (due or last):
-            return
-        save(
-            {
-                "format": FORMAT,
-                "run": self._run,
-                "state": shallow(state)
-                | {
-                    "weights": state.weights.tensors(),
-                    "spectrum": state.spectrum and shallow(state.spectrum),
-                },
-                "times": times,
-                "observed": {
-                    name: torch.stack(series, dim=-1) if series else None
-                    for name, series in values.items()
-                },
-            },
-            Path(self.path),
-        )
-        self._last = (state.step, time.monotonic())
+        if due or last:
+            head = {"format": FORMAT, "run": self._run, "step": step}
+            write(head | dict(content()), Path(self.path))
+            self._last = (step, time.monotonic())
 
 
-def shallow(value: object) -> dict:
-    return {item.name: getattr(value, item.name) for item in fields(value)}
-
-
-def load(path: Path, run: str, device: torch.device) -> dict | None:
-    """What ``save`` wrote there for the run of that fingerprint, or None where there is no file.
+def read(path: Path, run: str, device: torch.device) -> dict[str, Any] | None:
+    """What :func:`write` left there for the run of that fingerprint, None if there is no file.
 
     Raises
     ------
@@ -147,8 +113,8 @@ def load(path: Path, run: str, device: torch.device) -> dict | None:
         return None
     with open(path, "rb") as file:
         try:
-            kept = torch.load(file, map_location=device, weights_only=True)
-            known = kept["format"] == FORMAT and kept["run"]
+            kept: dict[str, Any] = torch.load(file, map_location=device, weights_only=True)
+            known = isinstance(kept["step"], int) and kept["format"] == FORMAT and kept["run"]
         except Exception as reason:
             raise CheckpointError(
                 f"checkpoint: {path} is damaged or no checkpoint of a run; delete it to start anew"
@@ -161,7 +127,7 @@ def load(path: Path, run: str, device: torch.device) -> dict | None:
     return kept
 
 
-def save(content: Mapping, path: Path) -> None:
+def write(content: Mapping[str, Any], path: Path) -> None:
     """Write beside the file, force it to the disk, then rename: readers see the old or the new."""
     partial = path.with_name(f".{path.name}.partial")
     with open(partial, "wb") as file:

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from cotflow.adjoint.gradient import Gradient
-from cotflow.flows.chebyshev import Chebyshev
-from cotflow.flows.runge_kutta import RungeKutta
+from cotflow.flows.control import WAY_OUT
+from cotflow.flows.method import Method
 from cotflow.flows.state import FlowState
 from cotflow.flows.velocity import DivergenceError, NotFiniteError, VelocityField
-
-WAY_OUT = "a shorter horizon, or clip=frobenius_clip(radius)."
 
 
 @dataclass(frozen=True)
@@ -28,17 +26,23 @@ class FixedStep:
     def advance(
         self,
         field: VelocityField,
-        method: RungeKutta | Chebyshev,
+        method: Method,
         state: FlowState,
         velocity: dict[str, Tensor],
     ) -> tuple[FlowState, Gradient, dict[str, Tensor]]:
+        before = field.evaluations
         try:
             spectrum = method.spectrum(field, state.weights, velocity, state.spectrum)
             attempt = method.attempt(field, state.weights, velocity, self.step, spectrum)
         except NotFiniteError as reason:
             raise DivergenceError(self.sentence(state, reason)) from None
-        time = (state.step + 1) * self.step
-        state = state.after(field, attempt, time=time, spectrum=spectrum)
+        state = state.after(
+            attempt,
+            time=(state.step + 1) * self.step,
+            error=field.norm(attempt.weights, attempt.error),
+            evaluations=field.evaluations - before,
+            spectrum=spectrum,
+        )
         return state, attempt.gradient, attempt.velocity
 
     def sentence(self, state: FlowState, reason: NotFiniteError) -> str:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from cotflow.adjoint.gradient import Gradient
+from cotflow.flows.velocity import VelocityField
 from cotflow.network.weights import Weights
 
 
@@ -41,3 +44,55 @@ class Spectrum:
     radius: float
     direction: dict[str, Tensor]
     age: int = 0
+
+
+@runtime_checkable
+class Method(Protocol):
+    """θ(t) ↦ θ(t + η): whatever has these members can be given to a flow as its method.
+
+    A frozen dataclass of numbers is best: a checkpoint recognises it in another process.
+
+    Attributes
+    ----------
+    order : global error O(η^order).
+    error_order : the estimated local error is O(η^(error_order + 1)).
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def order(self) -> int: ...
+
+    @property
+    def error_order(self) -> int: ...
+
+    def spectrum(
+        self,
+        field: VelocityField,
+        weights: Weights,
+        velocity: dict[str, Tensor],
+        known: Spectrum | None,
+        *,
+        anew: bool = False,
+    ) -> Spectrum | None:
+        """ρ for the step from ``weights`` on; None for a method that does not look at it.
+
+        Parameters
+        ----------
+        known : the last step's.
+        anew : estimate it, even where the known one would do: a step was rejected.
+        """
+
+    def longest(self, spectrum: Spectrum | None, tolerance: float, dtype: torch.dtype) -> float:
+        """The longest step that is stable, ∞ if accuracy alone shall decide."""
+
+    def attempt(
+        self,
+        field: VelocityField,
+        weights: Weights,
+        velocity: dict[str, Tensor],
+        step: float,
+        spectrum: Spectrum | None = None,
+    ) -> Attempt:
+        """One step of length η = ``step`` from ``weights``, where the velocity is known."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
 
 from cotflow.flows.method import Attempt, Spectrum
-from cotflow.flows.velocity import VelocityField, combine
+from cotflow.flows.velocity import VelocityField
+from cotflow.network.memory import scaled
 from cotflow.network.weights import Weights
 
 
@@ -30,7 +33,15 @@ class RungeKutta:
     e: tuple[float, ...]
     error_order: int
 
-    def spectrum(self, field, weights, velocity, known: Spectrum | None) -> Spectrum | None:
+    def spectrum(
+        self,
+        field: VelocityField,
+        weights: Weights,
+        velocity: dict[str, Tensor],
+        known: Spectrum | None,
+        *,
+        anew: bool = False,
+    ) -> Spectrum | None:
         """None: these methods do not look at it."""
         return None
 
@@ -52,28 +63,45 @@ class RungeKutta:
         weights = weights.plus(combine(stages, self.b), step)
         gradient, velocity = field(weights)
         stages.append(velocity)
-        error = {name: step * value for name, value in combine(stages, self.e).items()}
-        return Attempt(weights, gradient, velocity, error, len(self.b))
+        return Attempt(
+            weights=weights,
+            gradient=gradient,
+            velocity=velocity,
+            error={n: scaled(v, step) for n, v in combine(stages, self.e).items()},
+            stages=len(self.b),
+        )
+
+
+def combine(
+    stages: list[dict[str, Tensor]], coefficients: tuple[float, ...]
+) -> Mapping[str, Tensor]:
+    """Σ_i c_i v_i over the stages whose coefficient is not zero."""
+    if coefficients == (1.0,):
+        return stages[0]
+    kept = [(c, v) for c, v in zip(coefficients, stages, strict=True) if c]
+    return {name: reduce(Tensor.add_, [scaled(v[name], c) for c, v in kept]) for name in stages[0]}
 
 
 # On a gradient flow, explicit Euler of step η is gradient descent with rate η·L (or η·L·m).
-EULER = RungeKutta("Euler", 1, ((),), (1.0,), (-0.5, 0.5), 1)
-HEUN = RungeKutta("Heun", 2, ((), (1.0,)), (0.5, 0.5), (0.0, -0.5, 0.5), 2)
+EULER = RungeKutta(name="Euler", order=1, a=((),), b=(1.0,), e=(-0.5, 0.5), error_order=1)
+HEUN = RungeKutta(
+    name="Heun", order=2, a=((), (1.0,)), b=(0.5, 0.5), e=(0.0, -0.5, 0.5), error_order=2
+)
 # Bogacki & Shampine, "A 3(2) pair of Runge–Kutta formulas", Appl. Math. Lett. 2 (1989).
 BOGACKI_SHAMPINE = RungeKutta(
-    "Bogacki–Shampine",
-    3,
-    ((), (0.5,), (0.0, 0.75)),
-    (2 / 9, 1 / 3, 4 / 9),
-    (5 / 72, -1 / 12, -1 / 9, 1 / 8),
-    2,
+    name="Bogacki–Shampine",
+    order=3,
+    a=((), (0.5,), (0.0, 0.75)),
+    b=(2 / 9, 1 / 3, 4 / 9),
+    e=(5 / 72, -1 / 12, -1 / 9, 1 / 8),
+    error_order=2,
 )
 RK4 = RungeKutta(
-    "RK4",
-    4,
-    ((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)),
-    (1 / 6, 1 / 3, 1 / 3, 1 / 6),
-    (0.0, 0.0, 0.0, -1 / 6, 1 / 6),
-    3,
+    name="RK4",
+    order=4,
+    a=((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)),
+    b=(1 / 6, 1 / 3, 1 / 3, 1 / 6),
+    e=(0.0, 0.0, 0.0, -1 / 6, 1 / 6),
+    error_order=3,
 )
 METHODS = (EULER, HEUN, BOGACKI_SHAMPINE, RK4)

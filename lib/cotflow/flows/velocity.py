@@ -10,8 +10,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cotflow.adjoint.gradient import Gradient, gradient
+from cotflow.network.memory import squared
 from cotflow.network.residual import ResidualNet
 from cotflow.network.weights import LAYERED, Weights
+
+Clip = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
 
 class DivergenceError(ArithmeticError):
@@ -60,7 +63,7 @@ class VelocityField:
         net: ResidualNet,
         x: Float[Tensor, "*data n d"],
         y: Float[Tensor, "*data n dy"],
-        clip: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
+        clip: Clip | None = None,
         segment: int | None = None,
     ) -> None:
         self.net, self.x, self.y, self.clip, self.segment = net, x, y, clip, segment
@@ -85,7 +88,7 @@ class VelocityField:
         total = torch.zeros((), dtype=at.V.dtype, device=at.V.device)
         for name, rate in self.net.rates(at).items():
             axes = tuple(range(-3 if name in LAYERED and name != "b" else -2, 0))
-            total = total + move[name].square().sum(axes) / rate
+            total = total + squared(move[name]).sum(axes) / rate
         return total.sqrt()
 
     def scale(self, *points: Weights) -> Float[Tensor, "*runs"]:
@@ -93,15 +96,3 @@ class VelocityField:
         relative where weights are large and absolute where they are small."""
         norms = torch.broadcast_tensors(*(self.norm(p, p.tensors()) for p in points))
         return 1.0 + torch.stack(norms).amax(0)
-
-
-def combine(
-    stages: list[dict[str, Tensor]], coefficients: tuple[float, ...]
-) -> Mapping[str, Tensor]:
-    """Σ_i c_i v_i over the stages whose coefficient is not zero."""
-    if coefficients == (1.0,):
-        return stages[0]
-    return {
-        name: sum(c * v[name] for c, v in zip(coefficients, stages, strict=True) if c)
-        for name in stages[0]
-    }

@@ -23,7 +23,7 @@ def largest_gap(weights: Weights) -> Float[Tensor, "*runs"]:
     tensor(6.)
     """
     if weights.depth == 1:
-        return weights.V.new_zeros(weights.V.shape[:-3])
+        return weights.V.new_zeros(weights.runs)
     return (gaps(weights.V) + gaps(weights.W)).amax(-1)
 
 

@@ -96,7 +96,8 @@ def smooth(
 ) -> Weights:
     """V_k = 0 and W_k = W(k/L), every entry of W an independent Gaussian process on [0, 1] of
     covariance exp(−(s−s′)²/(2·lengthscale²)) ([M] §4). One seed is one path at every depth."""
-    path = GaussianPath(generator, (*runs, sizes.width, sizes.state), lengthscale, dtype)
+    shape = (*runs, sizes.width, sizes.state)
+    path = GaussianPath(shape, lengthscale, generator, dtype=dtype)
     s = torch.arange(1, sizes.depth + 1, dtype=dtype, device=generator.device) / sizes.depth
     return zero_output(sizes, path(s))
 
@@ -118,9 +119,10 @@ class GaussianPath:
 
     def __init__(
         self,
-        generator: torch.Generator,
         shape: tuple[int, ...],
         lengthscale: float,
+        generator: torch.Generator,
+        *,
         dtype: torch.dtype = torch.float64,
     ):
         if not lengthscale > 0:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import math
+import mmap
+import sys
 import weakref
 from collections import deque
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -13,6 +17,8 @@ from torch import Tensor
 # Below this many bytes the allocator keeps its pages anyway.
 LARGE = 1 << 16
 KEPT = 24
+# Linux gives them to blocks that hold at least one.
+LARGE_PAGE = 1 << 21
 
 _free: deque[Tensor] = deque(maxlen=KEPT)
 
@@ -41,7 +47,29 @@ def _take(size: int) -> Tensor:
         if block.numel() == size:
             return block
         _free.append(block)
-    return torch.empty(size, dtype=torch.uint8)
+    block = torch.empty(size, dtype=torch.uint8)
+    _ask_for_large_pages(block.data_ptr(), size)
+    return block
+
+
+@functools.cache
+def _madvise() -> Callable[[ctypes.c_void_p, ctypes.c_size_t, int], int] | None:
+    """The C library's madvise, on Linux."""
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        return ctypes.CDLL(None).madvise
+    except (OSError, AttributeError):
+        return None
+
+
+def _ask_for_large_pages(start: int, size: int) -> None:
+    """A wish for the whole pages of a block that is not in use yet; it may be refused."""
+    advise = _madvise()
+    if advise is not None and size >= LARGE_PAGE:
+        first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
+        length = (start + size - first) // mmap.PAGESIZE * mmap.PAGESIZE
+        advise(ctypes.c_void_p(first), ctypes.c_size_t(length), mmap.MADV_HUGEPAGE)
 
 
 def add(a: Tensor, b: Tensor, factor: float) -> Tensor:
@@ -49,3 +77,15 @@ def add(a: Tensor, b: Tensor, factor: float) -> Tensor:
     if a.shape != b.shape or a.requires_grad or b.requires_grad:
         return torch.add(a, b, alpha=factor)
     return torch.add(a, b, alpha=factor, out=empty(a.shape, a))
+
+
+def scaled(a: Tensor, factor: float) -> Tensor:
+    """factor·a."""
+    if a.requires_grad:
+        return torch.mul(a, factor)
+    return torch.mul(a, factor, out=empty(a.shape, a))
+
+
+def squared(a: Tensor) -> Tensor:
+    """a², entry by entry."""
+    return torch.square(a) if a.requires_grad else torch.square(a, out=empty(a.shape, a))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,17 +15,21 @@ from cotflow.network.weights import Weights
 
 
 def gaussian_data(
-    generator: torch.Generator,
     samples: int,
     inputs: int,
     outputs: int,
+    generator: torch.Generator,
     *,
     runs: tuple[int, ...] = (),
     dtype: torch.dtype = torch.float64,
 ) -> tuple[Tensor, Tensor]:
     """x_i ~ N(0, I_d) and y_i ~ N(0, I_{d′}), independent; shapes (*runs, n, d), (*runs, n, d′)."""
-    draw = {"generator": generator, "dtype": dtype, "device": generator.device}
-    return torch.randn(*runs, samples, inputs, **draw), torch.randn(*runs, samples, outputs, **draw)
+
+    def draw(size: int) -> Tensor:
+        shape = (*runs, samples, size)
+        return torch.randn(shape, generator=generator, dtype=dtype, device=generator.device)
+
+    return draw(inputs), draw(outputs)
 
 
 @dataclass(frozen=True)
@@ -70,10 +74,11 @@ def published(
         x = torch.randn(samples, 16, generator=generator)
         return W.mT, x, torch.randn(samples, 16, generator=generator)
 
+    draws: Iterable[Tensor]
     if isinstance(seed, int):
         draws = draw(seed)
     else:
-        draws = tuple(torch.stack(parts) for parts in zip(*map(draw, seed), strict=True))
+        draws = (torch.stack(parts) for parts in zip(*map(draw, seed), strict=True))
     W, x, y = (value.to(dtype=dtype, device=device) for value in draws)
     net = ResidualNet(
         activation,
@@ -83,4 +88,4 @@ def published(
         trained=("V", "W"),
     )
     layers = W.unsqueeze(-3).expand(*W.shape[:-2], depth, *W.shape[-2:]).contiguous()
-    return Experiment(net, zero_output(sizes, layers), x, y)
+    return Experiment(net=net, weights=zero_output(sizes, layers), x=x, y=y)

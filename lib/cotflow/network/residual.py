@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypedDict, Unpack
 
 import torch
 from jaxtyping import Float
@@ -53,10 +53,9 @@ class ResidualNet:
 
     def residual_scale(self, depth: int, width: int) -> float:
         """L^{−β} c_m."""
-        return (
-            depth**-self.depth_exponent
-            * {"sqrt": width**-0.5, "mean": 1.0 / width, "none": 1.0}[self.width_scaling]
-        )
+        over_depth: float = depth**-self.depth_exponent
+        over_width: dict[str, float] = {"sqrt": width**-0.5, "mean": 1.0 / width, "none": 1.0}
+        return over_depth * over_width[self.width_scaling]
 
     def input_scale(self, state: int) -> float:
         """c_q."""
@@ -108,14 +107,26 @@ class ResidualNet:
         return self.loss_factor * (self(weights, x) - y).square().sum(-1).mean(-1)
 
 
-def marion_net(activation: Activation = GELU, **options) -> ResidualNet:
+class Options(TypedDict, total=False):
+    """What can be said of a :class:`ResidualNet` beside its activation."""
+
+    width_scaling: Literal["sqrt", "mean", "none"]
+    input_scaling: Literal["sqrt", "none"]
+    depth_exponent: float
+    loss_factor: float
+    trained: tuple[str, ...]
+    metric: Literal["layer", "particle"]
+    speed: Mapping[str, float]
+
+
+def marion_net(activation: Activation = GELU, **options: Unpack[Options]) -> ResidualNet:
     """[M]'s network (3): 1/(L√m), input scale 1/√q, ℓ = (1/n)Σ‖F − y‖², A, Z and B trained."""
     return ResidualNet(activation, **options)
 
 
-def mean_field_net(activation: Activation, **options) -> ResidualNet:
+def mean_field_net(activation: Activation, **options: Unpack[Options]) -> ResidualNet:
     """[B]'s network: 1/(Lm), inputs unscaled, ℓ = (1/2n)Σ‖F − y‖², particles trained."""
-    defaults = {
+    defaults: Options = {
         "width_scaling": "mean",
         "input_scaling": "none",
         "loss_factor": 0.5,

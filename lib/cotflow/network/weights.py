@@ -10,17 +10,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cotflow.network.memory import add
+from cotflow.network.tensors import Tensors
 
 # The parameters that have a layer axis.
 LAYERED = ("V", "W", "b")
 
 
 @dataclass(frozen=True)
-class Weights:
+class Weights(Tensors):
     """(A, (V_k, W_k, b_k)_{k=1..L}, B), for one run or for any number of independent runs.
 
-    Leading axes ``*runs`` are independent runs (seeds, initial laws) that advance together.
-    Layer k of the papers is index k−1 of the layer axis L.
+    Leading axes ``*runs`` are independent runs (seeds, initial laws) that advance together;
+    ``weights.run(i)`` is one of them, ``weights.map(function)`` acts on every tensor and
+    ``weights.to(dtype=…, device=…)`` moves them. Layer k of the papers is index k−1 of the layer
+    axis L.
     """
 
     A: Float[Tensor, "*runs q d"]
@@ -58,9 +61,10 @@ class Weights:
         """Dimension q of the hidden state."""
         return self.V.shape[-2]
 
-    def tensors(self) -> dict[str, Tensor]:
-        named = {name: getattr(self, name) for name in ("A", "V", "W", "B", "b")}
-        return {name: value for name, value in named.items() if value is not None}
+    @property
+    def runs(self) -> tuple[int, ...]:
+        """Shape of the run axes."""
+        return tuple(self.V.shape[:-3])
 
     def plus(self, velocity: Mapping[str, Tensor], step: float) -> Weights:
         """θ + step·velocity, for the parameters that the velocity names."""
@@ -68,12 +72,7 @@ class Weights:
             self, **{name: add(getattr(self, name), v, step) for name, v in velocity.items()}
         )
 
-    def to(self, **kwargs) -> Weights:
-        """The same weights with another dtype or on another device."""
-        return replace(self, **{name: value.to(**kwargs) for name, value in self.tensors().items()})
-
 
 def stack(runs: Sequence[Weights]) -> Weights:
     """Independent runs of equal shape on one leading axis."""
-    names = runs[0].tensors()
-    return Weights(**{name: torch.stack([getattr(run, name) for run in runs]) for name in names})
+    return runs[0].map(lambda *parts: torch.stack(parts), *runs[1:])
