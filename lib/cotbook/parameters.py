@@ -12,6 +12,7 @@ import sys
 import tokenize
 import typing
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -195,7 +196,7 @@ def check(namespace: dict[str, Any]) -> dict[str, Any]:
     ParameterError : one line for each value outside its type or range.
     """
     checks = []
-    for name, annotation in namespace.get("__annotations__", {}).items():
+    for name, annotation in _annotations(namespace).items():
         if isinstance(annotation, str):
             try:
                 annotation = _named(annotation, namespace)
@@ -206,6 +207,23 @@ def check(namespace: dict[str, Any]) -> dict[str, Any]:
                 raise ParameterError(f"{name}: expected a value, received an annotation only")
             checks.append((name, annotation, namespace[name]))
     return _gather(checks)
+
+
+def _annotations(namespace: dict[str, Any]) -> dict[str, Any]:
+    """What the variables of a notebook or a script are annotated with, or the text of it."""
+    if "__annotate__" not in namespace:
+        return namespace.get("__annotations__", {})
+    # From Python 3.14 on. A notebook's statements are compiled one by one, so that the function
+    # tells of the last one alone; the cells tell of all.
+    if "In" not in namespace:
+        return namespace["__annotate__"](1)
+    found = {}
+    for cell in namespace["In"]:
+        with suppress(SyntaxError):
+            for line in ast.parse(cell).body:
+                if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
+                    found[line.target.id] = ast.unparse(line.annotation)
+    return found
 
 
 @dataclass(frozen=True)

@@ -285,7 +285,7 @@ def test_an_interrupted_build_leaves_no_half_built_book(tmp_path, stubs, sent):
     deadline = time.monotonic() + 20
     while not (tmp_path / "_build/html/a").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
-    subprocess.run(["kill", f"-{sent.value}", "--", f"-{process.pid}"], check=True)
+    os.killpg(process.pid, sent)
     message = process.communicate(timeout=20)[1]
     assert process.returncode != 0
     assert "no half-built book" in message
