@@ -3,6 +3,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from hypothesis import settings
+from xdist.scheduler import LoadFileScheduling
 
 from cotbook.keep import pdf
 
@@ -25,12 +26,23 @@ COSTLY = {"browser", "built", "builds", "html", "napping", "regenerated", "swept
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks what is slow, and keeps the tests of a file together unless they say otherwise."""
     for item in items:
         if COSTLY.intersection(item.fixturenames):
             item.add_marker("slow")
-        if not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
+class ByFile(LoadFileScheduling):
+    """The tests of a file share what they built; the notebooks are executed by all workers."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return (
+            nodeid if "::test_committed_notebooks_run" in nodeid else super()._split_scope(nodeid)
+        )
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log) -> ByFile | None:
+    return ByFile(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.fixture(params=DEVICES)

@@ -21,11 +21,6 @@ from cotbook.run.tree import Source, chapter, chapters, tags
 ROOT = Path(__file__).resolve().parents[2]
 CHAPTERS = chapters(ROOT)
 SOURCES = [pytest.param(source, id=name) for name, source in CHAPTERS.items()]
-# Executed at once by as many processes as there are.
-APART = [
-    pytest.param(source, id=name, marks=pytest.mark.xdist_group(name))
-    for name, source in CHAPTERS.items()
-]
 
 
 def nbval(notebook: Path, report: Path) -> tuple[int, dict[str, bool]]:
@@ -102,7 +97,7 @@ def test_committed_notebooks_hold_the_text_of_checked_cells_and_nothing_else(sou
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("source", APART)
+@pytest.mark.parametrize("source", SOURCES)
 def test_committed_notebooks_run_and_their_checked_cells_agree(source, tmp_path):
     code, passed = nbval(source.paired, tmp_path / "report.xml")
     names = compared(source.paired)

@@ -79,7 +79,9 @@ def test_check_follows_the_current_value_and_string_annotations():
 def test_annotations_of_a_notebook_on_python_314_are_read_from_its_cells():
     values = {"Seed": P.Seed, "Rate": P.Rate, "seed": 3, "step": 0.5, "depth": -1}
     last = {"__annotate__": lambda form: {"step": P.Rate}}
-    cells = {"In": ["", "import math", "seed: Seed = 0\nstep: Rate = 0.5", "seed = 3", "not python"]}
+    cells = {
+        "In": ["", "import math", "seed: Seed = 0\nstep: Rate = 0.5", "seed = 3", "not python"]
+    }
     assert P.check(values | last | cells) == {"seed": 3, "step": 0.5}
     assert P.check(values | last) == {"step": 0.5}, "a script is compiled as a whole"
     with pytest.raises(P.ParameterError, match="seed: expected a whole number ≥ 0, received -3"):

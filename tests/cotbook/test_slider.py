@@ -192,11 +192,14 @@ def test_keys_move_the_picture_of_their_own_figure(look):
 
 def test_it_plays_to_the_end_and_only_when_asked(look):
     page = look(slider())
-    page.wait_for_timeout(900)
+    page.clock.install(time="2000-01-01")
+    page.clock.pause_at("2000-01-02")
+    page.clock.run_for(10_000)
     assert shown(page) == [0]
     page.get_by_role("button", name="play").click()
-    page.get_by_role("button", name="halt").wait_for()
-    page.get_by_role("button", name="play").wait_for(timeout=5000)
+    assert page.get_by_role("button", name="halt").is_visible()
+    page.clock.run_for(10_000)
+    assert page.get_by_role("button", name="play").is_visible()
     assert shown(page) == [2]
     calm = look(slider(), reduced_motion="reduce")
     assert not calm.get_by_role("button").is_visible()

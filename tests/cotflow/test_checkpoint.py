@@ -111,6 +111,7 @@ torch.save((record.times, record.observed, record.weights.tensors(), record.erro
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["fixed", "adaptive"])
 def test_killed_at_random_moments_and_resumed(kind, tmp_path):
     def start(name):

@@ -21,13 +21,21 @@ SOLVERS = (*METHODS, RKC2)
 EACH = pytest.mark.parametrize("method", SOLVERS, ids=lambda m: m.name)
 
 
-@pytest.mark.parametrize("method", [BOGACKI_SHAMPINE, RK4, RKC2], ids=lambda m: m.name)
-@pytest.mark.parametrize(
-    "net", [marion_net(GELU, trained=ALL), mean_field_net(TANH, trained=ALL)], ids=["M", "B"]
+@pytest.fixture(
+    scope="module",
+    params=[marion_net(GELU, trained=ALL), mean_field_net(TANH, trained=ALL)],
+    ids=["M", "B"],
 )
-def test_error_follows_the_tolerance_over_decades(method, net):
-    weights, x, y = problem(2)
-    reference = gradient_flow(net, weights, x, y, step=1 / 128, horizon=0.5, method=RK4).weights
+def solved(request):
+    """A problem and the end of its flow by small steps."""
+    net, (weights, x, y) = request.param, problem(2)
+    fine = gradient_flow(net, weights, x, y, step=1 / 128, horizon=0.5, method=RK4)
+    return net, weights, x, y, fine.weights
+
+
+@pytest.mark.parametrize("method", [BOGACKI_SHAMPINE, RK4, RKC2], ids=lambda m: m.name)
+def test_error_follows_the_tolerance_over_decades(method, solved):
+    net, weights, x, y, reference = solved
     tolerances = (1e-3, 1e-4, 1e-5, 1e-6)
     records = [
         gradient_flow(net, weights, x, y, tolerance=tol, horizon=0.5, method=method)

@@ -53,7 +53,7 @@ def test_no_flow_leaves_the_region_of_no_blow_up(
     x, y = data * draw(n, q), target * draw(n, q)
     start = gradient(net, weights, x, y)
     horizon = 0.02 / (1.0 + float(start.slope_squared)) ** 0.5
-    for s in flow(net, weights, x, y, step=horizon / 8, horizon=horizon, method=RK4):
+    for s in flow(net, weights, x, y, step=horizon / 4, horizon=horizon, method=RK4):
         bound = no_blow_up(net, weights, x, start.loss, s.time)
         norms = (
             s.gradient.states.norm(dim=-1).max(),

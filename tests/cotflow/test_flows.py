@@ -373,6 +373,7 @@ def test_runs_on_the_device_in_both_precisions(device):
         )
 
 
+@pytest.mark.slow
 def test_the_published_flow_at_depth_16384_fits_in_4_gigabytes():
     """Memory does not grow with the number of steps (above), so that two steps tell for 500."""
     code = """
