@@ -367,10 +367,11 @@ def test_every_failing_chapter_is_shown_and_the_others_are_kept(pair):
 def test_an_interrupted_build_ends_its_kernels_and_leaves_no_half_book(pair):
     page = pair.page("tiny")
     begun = pair.folder / "begun"
-    slow = f"""import os; open({str(begun)!r}, "a").write(f"{{os.getpid()}}\\n"); time.sleep(3600)"""
+    say = f'import os; print(os.getpid(), file=open({str(begun)!r}, "a"), flush=True)'
+    slow = f"{say}; time.sleep(3600); plt.plot("
     with (
-        pair.edited("book/tiny.md", "plt.plot(", f"{slow}; plt.plot("),
-        pair.edited("book/other.md", "plt.plot(", f"{slow}; plt.plot("),
+        pair.edited("book/tiny.md", "plt.plot(", slow),
+        pair.edited("book/other.md", "plt.plot(", slow),
     ):
         process = pair.start()
         deadline = time.monotonic() + 600
