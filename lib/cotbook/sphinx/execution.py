@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -53,8 +53,9 @@ class Page:
     def code(self) -> list[str]:
         return [cell.source for cell in self.notebook.cells if cell.cell_type == "code"]
 
-    @property
+    @cached_property
     def key(self) -> str:
+        """Of the sources as they are before the page is executed."""
         return chapter_hash(self.code)
 
     def is_cached(self, cache: JupyterCacheAbstract) -> bool:
