@@ -283,6 +283,7 @@ def test_parameters_shows_type_default_and_help(book):
     assert "depths  Depths  [2, 4]   numbers of layers L" in done.output.splitlines()
 
 
+@pytest.mark.slow
 def test_a_record_that_no_chapter_wrote_exits_1_and_the_notebook_is_delivered(tmp_path):
     shown = 'display({"application/vnd.cotflow.claim+json": {"name": "x"}}, raw=True)'
     write_chapter(tmp_path, "odd", ("parameters", "x: int = 1"), ("", shown))

@@ -65,7 +65,7 @@ def forward(net: ResidualNet, weights: Weights, x: Float[Tensor, "*data n d"]) -
     h = x @ weights.A.mT
     size = up(torch.linalg.matrix_norm(weights.A), d * q)[..., None]
     error = gamma(d) * size * length(x)
-    h, error = torch.broadcast_tensors(  # type: ignore[no-untyped-call]  # torch has no types for it
+    h, error = torch.broadcast_tensors(
         h, error[..., None]
     )
     error = error[..., 0]
