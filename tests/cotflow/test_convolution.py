@@ -212,7 +212,7 @@ def test_mixed_precision_takes_nearly_the_same_step():
         weights = random_weights(net, 24, dtype=torch.float32)
         values = {n: v.clone() for n, v in weights.tensors().items()}
         values |= {n: training.layer_first(v) for n, v in weights.layers.tensors().items()}
-        momenta = {n: torch.zeros_like(values[n]) for n in ("stem", "head", *training.LAYERED)}
+        momenta = {n: torch.zeros_like(values[n]) for n in ("stem", "head", *training.RESIDUAL)}
         trainer = Trainer(precision=precision)
         loss = training.step_once(net, trainer, values, momenta, images, labels, 0)
         assert {v.dtype for v in values.values()} == {torch.float32}

@@ -158,12 +158,12 @@ def test_auto_takes_the_kernel_only_when_there_is_enough_work():
 @pytest.fixture
 def no_cache(monkeypatch, tmp_path):
     """A machine on which nothing has been compiled yet."""
-    for cached in (compiled.compiler, compiled.register_bytes, compiled.kernel, compiled._warn):
+    for cached in (compiled.compiler, compiled.register_bytes, compiled.built, compiled._warn):
         cached.cache_clear()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("CC", raising=False)
     yield tmp_path
-    for cached in (compiled.compiler, compiled.register_bytes, compiled.kernel, compiled._warn):
+    for cached in (compiled.compiler, compiled.register_bytes, compiled.built, compiled._warn):
         cached.cache_clear()
 
 
@@ -217,7 +217,7 @@ def test_a_kernel_that_others_could_have_written_is_built_anew(no_cache):
     weights, x, y = random_problem(depth=64, q=16, m=32, n=50, bias=False)
     gradient(marion_net(), weights, x, y)
     (library,) = (no_cache / "cache/cotflow").iterdir()
-    compiled.kernel.cache_clear()
+    compiled.built.cache_clear()
     library.unlink()
     library.write_text("not a library")
     library.chmod(0o666)

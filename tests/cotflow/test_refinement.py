@@ -16,10 +16,10 @@ from cotflow.limits.refinement import (
     hidden_states,
     layer_at,
     leading_difference,
-    map_tensors,
     refine,
 )
 from cotflow.measure.rates import loglog_slope
+from cotflow.network.tensors import Tensors
 
 RULES = ("constant", "linear")
 ENDS = torch.tensor([0.0, 1.0], dtype=torch.float64)
@@ -30,7 +30,7 @@ def draw(*shape, seed=0):
 
 
 @dataclass(frozen=True)
-class Pair:
+class Pair(Tensors):
     V: Tensor
     W: Tensor
 
@@ -40,7 +40,7 @@ def residual(layer, h):
 
 
 def layered(layers):
-    return lambda k, h: residual(map_tensors(lambda v: v[k], layers), h)
+    return lambda k, h: residual(layers.map(lambda v: v[k]), h)
 
 
 def run(layers, h0):
@@ -129,7 +129,7 @@ def test_constant_refinement_of_rough_weights_stays_below_its_bound(depth, facto
     for seed in range(5):
         layers = rough(depth, seed=10 * seed)
         states = run(layers, H0)
-        fine = run(map_tensors(lambda v: refine(v, factor * depth, "constant"), layers), H0)
+        fine = run(layers.map(lambda v: refine(v, factor * depth, "constant")), H0)
         error = (fine[::factor] - states).norm(dim=-1)
         speed = depth * (states[1:] - states[:-1]).norm(dim=-1).amax(0)
         rate = float(lipschitz(layers).mean())
@@ -142,7 +142,7 @@ def test_bound_of_halved_steps_holds_with_secants_from_the_given_states(depth):
     for seed in range(5):
         layers = rough(depth, seed=10 * seed)
         states = run(layers, H0)
-        fine = run(map_tensors(lambda v: refine(v, 2 * depth, "constant"), layers), H0)
+        fine = run(layers.map(lambda v: refine(v, 2 * depth, "constant")), H0)
         f, start = layered(layers), states[:-1]
         rates = secants(f, start, fine[1::2]).fmax(secants(f, start, fine[:-1:2])).mean(0)
         speed = depth * (states[1:] - states[:-1]).norm(dim=-1).amax(0)
@@ -167,7 +167,7 @@ def test_leading_difference_leaves_a_remainder_of_second_order(factor):
     for depth in depths:
         layers = smooth(depth)
         states = run(layers, H0)
-        fine = run(map_tensors(lambda v, d=depth: refine(v, factor * d, "constant"), layers), H0)
+        fine = run(layers.map(lambda v, d=depth: refine(v, factor * d, "constant")), H0)
         leading = (1 - 1 / factor) * leading_difference(layered(layers), states)[-1]
         remainders.append(float((fine[-1] - states[-1] - leading).norm()))
     assert loglog_slope(depths, remainders).slope == pytest.approx(-2, abs=0.1)
@@ -178,7 +178,7 @@ def test_linear_refinement_converges_for_smooth_weights_only():
         depths, errors = [32, 64, 128, 256], []
         for depth in depths:
             layers = layers_of(depth)
-            fine = run(map_tensors(lambda v, d=depth: refine(v, 2 * d), layers), H0)
+            fine = run(layers.map(lambda v, d=depth: refine(v, 2 * d)), H0)
             errors.append(float((fine[-1] - run(layers, H0)[-1]).norm()))
         return loglog_slope(depths, errors).slope
 
@@ -209,18 +209,18 @@ def test_alternating_signs_end_at_a_third_of_the_exponent(depth):
 def test_acceleration_is_the_second_derivative_of_the_solution():
     layers = smooth(2)
     layer, slope = (
-        map_tensors(lambda v: v[0], layers),
-        map_tensors(lambda v: 2 * (v[1] - v[0]), layers),
+        layers.map(lambda v: v[0]),
+        layers.map(lambda v: 2 * (v[1] - v[0])),
     )
 
     def f(s, h):
-        return residual(map_tensors(lambda v: layer_at(v, s), layers), h)
+        return residual(layers.map(lambda v: layer_at(v, s)), h)
 
     step = 1e-3
     times = torch.tensor([0.2 - step, 0.2, 0.2 + step], dtype=torch.float64)
     start = torch.cat([torch.zeros(1, dtype=torch.float64), times])
     x = integrate(f, H0, start, tolerance=1e-12).states[1:]
-    at = map_tensors(lambda a, b: a + 0.2 * b, layer, slope)
+    at = layer.map(lambda a, b: a + 0.2 * b, slope)
     second = (x[0] - 2 * x[1] + x[2]) / step**2
     torch.testing.assert_close(
         acceleration(residual, at, slope, x[1]), second, rtol=1e-4, atol=1e-5

@@ -47,6 +47,14 @@ def escaped(line: str) -> str:
     return "".join(pieces)
 
 
+def running_text(lines: list[str]) -> Iterator[str]:
+    """Ordinary text; an example, from >>> to the next empty line, stays as it is."""
+    example = False
+    for line in lines:
+        example = bool(line.strip()) and (example or line.startswith(">>>"))
+        yield line if example else escaped(line)
+
+
 def sections(lines: list[str]) -> Iterator[tuple[str, list[str]]]:
     """(heading, lines below it); the text before the first heading has the heading ""."""
     heading, block = "", []
@@ -68,10 +76,10 @@ def field(heading: str, block: list[str]) -> list[str]:
             after_blank = True
             continue
         name, colon, text = line.partition(" : ")
-        named = colon and not line.startswith(" ")
+        named = colon and not line.startswith((" ", ">>>"))
         if after_blank and not named:
             # The section is over; ordinary text goes on.
-            return [*written, "", *map(escaped, block[i:])]
+            return [*written, "", *running_text(block[i:])]
         after_blank = False
         if named:
             names = ", ".join(f"``{one.strip()}``" for one in name.split(","))
@@ -95,7 +103,7 @@ def rewrite(app: Sphinx, what: str, name: str, thing, options, lines: list[str])
         if heading:
             new += ["", *field(heading, block)]
         else:
-            new += [line if line.startswith(">>>") else escaped(line) for line in block]
+            new += running_text(block)
     lines[:] = [*new, ""]
 
 

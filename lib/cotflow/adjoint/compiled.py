@@ -72,7 +72,7 @@ def register_bytes() -> int:
 
 
 @functools.cache
-def kernel(state: int, width: int, code: int, dtype: torch.dtype) -> ctypes.CDLL:
+def built(state: int, width: int, code: int, dtype: torch.dtype) -> ctypes.CDLL:
     """The kernel for these sizes, from the user's cache or from the compiler."""
     real, suffix = SUFFIX[dtype]
     source = Path(__file__).with_name("kernel.c")
@@ -137,7 +137,7 @@ def available(net: ResidualNet, weights: Weights, x: Tensor) -> bool:
     if not supports(net, weights, x) or work < WORTH_COMPILING:
         return False
     try:
-        kernel(weights.state, weights.width, CODES[id(net.activation)], x.dtype)
+        built(weights.state, weights.width, CODES[id(net.activation)], x.dtype)
     except (CompilerMissing, OSError) as error:
         _warn(str(error))
         return False
@@ -186,7 +186,7 @@ def sweep(
     """Both sweeps by the kernel; see :func:`cotflow.adjoint.plain.sweep`."""
     (*runs, n, q), L, m = h0.shape, weights.depth, weights.width
     batch = math.prod(runs)
-    code = kernel(q, m, CODES[id(net.activation)], h0.dtype)
+    code = built(q, m, CODES[id(net.activation)], h0.dtype)
     padded = -(-q // (lanes := register_bytes() // h0.element_size())) * lanes
 
     def flat(value: Tensor, axes: int) -> Tensor:

@@ -63,6 +63,12 @@ def gradient(
         O(n (q + m) L); states and adjoints are then None.
 
     Source: [M] §3 and appendix; the printed backward recurrence there lacks a transpose.
+
+    >>> from cotflow import gradient, published
+    >>> e = published("figure 2", depth=4, seed=0)
+    >>> found = gradient(e.net, e.weights, e.x, e.y)
+    >>> found.velocity["V"].shape, found.states.shape
+    (torch.Size([4, 16, 64]), torch.Size([5, 50, 16]))
     """
     if segment is not None and segment < 1:
         raise ValueError(f"segment: expected at least 1 layer, received {segment}")

@@ -65,9 +65,7 @@ def forward(net: ResidualNet, weights: Weights, x: Float[Tensor, "*data n d"]) -
     h = x @ weights.A.mT
     size = up(torch.linalg.matrix_norm(weights.A), d * q)[..., None]
     error = gamma(d) * size * length(x)
-    h, error = torch.broadcast_tensors(
-        h, error[..., None]
-    )
+    h, error = torch.broadcast_tensors(h, error[..., None])
     error = error[..., 0]
     states, errors, features, feature_errors = [h], [error], [], []
     for k in range(depth):

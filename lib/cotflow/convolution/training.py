@@ -17,7 +17,7 @@ from cotflow.convolution.datasets import Images
 from cotflow.convolution.network import ConvNet, ConvWeights, Layers
 from cotflow.flows.keeper import Keeper
 
-LAYERED = ("conv1", "scale1", "shift1", "conv2", "scale2", "shift2")
+RESIDUAL = ("conv1", "scale1", "shift1", "conv2", "scale2", "shift2")
 OUTER = ("stem", "stem_scale", "stem_shift", "head", "bias")
 RUNNING_LAYERED = ("mean1", "var1", "mean2", "var2")
 RUNNING_OUTER = ("stem_mean", "stem_var")
@@ -95,7 +95,7 @@ def layer_first(value: Tensor) -> Tensor:
 
 def assemble(values: dict[str, Tensor]) -> ConvWeights:
     """Weights with the run axis first from tensors with the layer axis first."""
-    layers = {n: layer_first(values[n]) for n in (*LAYERED, *RUNNING_LAYERED)}
+    layers = {n: layer_first(values[n]) for n in (*RESIDUAL, *RUNNING_LAYERED)}
     outer = {n: values[n].clone() for n in (*OUTER, *RUNNING_OUTER) if n in values}
     return ConvWeights(layers=Layers(**layers), **outer)
 
@@ -138,7 +138,7 @@ def train(
 
     values = {n: v.clone() for n, v in weights.tensors().items()}
     values |= {n: layer_first(v) for n, v in weights.layers.tensors().items()}
-    momenta = {n: torch.zeros_like(values[n]) for n in (*OUTER, *LAYERED) if n in values}
+    momenta = {n: torch.zeros_like(values[n]) for n in (*OUTER, *RESIDUAL) if n in values}
     observed = {name: [f(weights)] for name, f in observe.items()}
     losses: list[Tensor] = []
     total = torch.zeros(len(seeds), dtype=like.dtype, device=like.device)
@@ -211,7 +211,7 @@ def step_once(
     trained = {n: values[n].detach().requires_grad_() for n in momenta}
     current = values | trained
     depth = values["scale1"].shape[0]
-    columns = {n: current[n].unbind(0) for n in (*LAYERED, *RUNNING_LAYERED)}
+    columns = {n: current[n].unbind(0) for n in (*RESIDUAL, *RUNNING_LAYERED)}
     layers = [Layers(**{n: column[k] for n, column in columns.items()}) for k in range(depth)]
     outer = ConvWeights(
         layers=layers[0], **{n: current[n] for n in (*OUTER, *RUNNING_OUTER) if n in current}
@@ -229,7 +229,7 @@ def step_once(
     rate = trainer.rate_at(epoch)
     with torch.no_grad():
         for (name, value), gradient in zip(trained.items(), gradients, strict=True):
-            factor, decay = trainer.at_layers(depth) if name in LAYERED else (1.0, trainer.decay)
+            factor, decay = trainer.at_layers(depth) if name in RESIDUAL else (1.0, trainer.decay)
             v = momenta[name].mul_(trainer.momentum).add_(gradient)
             v.add_(value, alpha=decay)
             values[name] = value.detach().sub_(v, alpha=rate * factor)

@@ -61,6 +61,11 @@ class Chebyshev:
     damping : ε; on the stability interval, away from 0, |R| is at most about 1 − ε/3.
     stages : s ≥ 2, or None to take s = 1 + ⌊√(1 + 1.54 ηρ)⌋ from the measured ρ.
     refresh : accepted steps between two estimates of ρ.
+
+    >>> from dataclasses import replace
+    >>> from cotflow import RKC2
+    >>> RKC2.order, replace(RKC2, stages=5).stages
+    (2, 5)
     """
 
     name: str

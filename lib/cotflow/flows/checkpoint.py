@@ -63,6 +63,16 @@ class Checkpoint:
     ----------
     steps, seconds : keep after so many accepted steps, or so much time, whichever is first; None
         switches one off. The end of a run is always kept.
+
+    >>> import tempfile
+    >>> from cotflow import Checkpoint, gradient_flow, published
+    >>> e = published("figure 2", depth=4, seed=0)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     kept = Checkpoint(f"{folder}/run.pt", steps=100)
+    ...     options = {"step": 0.25, "horizon": 1.0, "checkpoint": kept}
+    ...     record = gradient_flow(e.net, e.weights, e.x, e.y, **options)
+    >>> record.accepted
+    4
     """
 
     path: str | os.PathLike[str]

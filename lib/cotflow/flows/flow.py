@@ -61,6 +61,11 @@ def flow(
     Raises
     ------
     DivergenceError : the loss of a run is not a number, or too large for its squares to be one.
+
+    >>> from cotflow import flow, published
+    >>> e = published("figure 2", depth=4, seed=0)
+    >>> [s.step for s in flow(e.net, e.weights, e.x, e.y, step=0.25, horizon=1.0, every=2)]
+    [0, 2, 4]
     """
     control, due = schedule(weights, step, tolerance, horizon, every, times)
     field = VelocityField(net, x, y, clip, segment)
@@ -118,6 +123,12 @@ def gradient_flow(
     Memory does not grow with the number of steps beyond the observed values. With a
     ``checkpoint`` (:class:`cotflow.flows.checkpoint.Checkpoint`) a run that was cut off goes on
     where it was last kept, and its record is bit for bit that of an uninterrupted run.
+
+    >>> from cotflow import gradient_flow, published
+    >>> e = published("figure 2", depth=4, seed=[0, 1])
+    >>> record = gradient_flow(e.net, e.weights, e.x, e.y, step=0.25, horizon=1.0)
+    >>> record.observed["loss"].shape, record.times.tolist()
+    (torch.Size([2, 5]), [0.0, 0.25, 0.5, 0.75, 1.0])
     """
     method = method or default_method(step)
     control, due = schedule(weights, step, tolerance, horizon, every, times)

@@ -24,6 +24,10 @@ class RungeKutta:
     of the step, joins the sum: the next step needs it anyway. The estimate is that of the solution
     of order ``error_order``, O(η^(error_order + 1)): of the step itself for Euler, Heun and
     Bogacki–Shampine up to a constant or an order, and a pessimist's for RK4.
+
+    >>> from cotflow import EULER, HEUN, RK4
+    >>> [(method.name, method.order, len(method.b)) for method in (EULER, HEUN, RK4)]
+    [('Euler', 1, 1), ('Heun', 2, 2), ('RK4', 4, 4)]
     """
 
     name: str

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import Field, fields, replace
-from typing import Any, ClassVar, Literal, Protocol, TypeVar, get_args, runtime_checkable
+from typing import Literal, TypeVar, get_args
 
 import torch
 from jaxtyping import Float
@@ -12,27 +11,12 @@ from torch import Tensor
 from torch.func import jvp
 
 from cotflow.limits.depth import interpolate, require_depth_variable
+from cotflow.network.tensors import Tensors
 
 Rule = Literal["constant", "linear"]
 
 
-@runtime_checkable
-class Dataclass(Protocol):
-    """Weights of any kind: of one layer, of a net."""
-
-    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
-
-
-Layers = TypeVar("Layers", bound=Dataclass)
-
-
-def map_tensors(function: Callable[..., Tensor], first: Layers, *others: Layers) -> Layers:
-    """The same function on each tensor of a dataclass of weights, entry by entry."""
-    names = [f.name for f in fields(first) if isinstance(getattr(first, f.name), Tensor)]
-    return replace(
-        first,
-        **{name: function(*(getattr(w, name) for w in (first, *others))) for name in names},
-    )
+Layers = TypeVar("Layers", bound=Tensors)
 
 
 def refine(
@@ -134,7 +118,7 @@ def acceleration(
     push = residual(layer, h)
 
     def at(time: float) -> Tensor:
-        moved = map_tensors(lambda z, dz: torch.add(z, dz, alpha=time), layer, slope)
+        moved = layer.map(lambda z, dz: torch.add(z, dz, alpha=time), slope)
         return residual(moved, h + time * push)
 
     return (at(step) - at(-step)) / (2 * step)

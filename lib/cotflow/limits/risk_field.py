@@ -122,9 +122,7 @@ def continuous_sweep(
         return scale * torch.stack([torch.matmul(net.activation(z).mT, u), -pull])
 
     ends = torch.tensor([0.0, 1.0]).to(x)
-    runs = torch.broadcast_shapes(
-        x.shape[:-2], omega(0.0).shape[:-2]
-    )
+    runs = torch.broadcast_shapes(x.shape[:-2], omega(0.0).shape[:-2])
     start = x.expand(*runs, *x.shape[-2:])
     last = integrate(forward, start, ends, tolerance=tolerance).states[-1]
     error = last - y

@@ -21,6 +21,13 @@ class Activation:
     lipschitz : K_σ = sup|σ′|.
     curvature : sup|σ″|, infinite where σ′ jumps.
     bound : M_σ = sup|σ|, infinite where σ is unbounded.
+
+    >>> import torch
+    >>> from cotflow import COS, GELU, IDENTITY, RELU, TANH
+    >>> [sigma(torch.zeros(2, 3)).shape for sigma in (GELU, TANH)]
+    [torch.Size([2, 3]), torch.Size([2, 3])]
+    >>> RELU(torch.tensor([-1.0, 2.0])).tolist(), IDENTITY.lipschitz, COS.bound
+    ([0.0, 2.0], 1.0, 1.0)
     """
 
     name: str

@@ -13,7 +13,12 @@ from cotflow.network.weights import Weights
 
 @dataclass(frozen=True)
 class Sizes:
-    """d inputs, q hidden coordinates, m features a layer, d′ outputs, L layers."""
+    """d inputs, q hidden coordinates, m features a layer, d′ outputs, L layers.
+
+    >>> from cotflow import Sizes
+    >>> Sizes(depth=6, width=8, state=5, inputs=3, outputs=2).depth
+    6
+    """
 
     depth: int
     width: int
@@ -60,7 +65,15 @@ def tied(
     dtype: torch.dtype = torch.float64,
 ) -> Weights:
     """V_k = 0 and W_k = W for every k, W ~ N(0,1)^{m×q} ([M] §3). The draw ignores the depth,
-    so that nets of different depths share W when their generators share a seed."""
+    so that nets of different depths share W when their generators share a seed.
+
+    >>> import torch
+    >>> from cotflow import Sizes, tied
+    >>> sizes = Sizes(depth=6, width=8, state=5, inputs=3, outputs=2)
+    >>> W = tied(sizes, torch.Generator(), runs=(10,)).W
+    >>> W.shape, torch.equal(W[:, 0], W[:, 1])
+    (torch.Size([10, 6, 8, 5]), True)
+    """
     W = torch.randn(
         *runs,
         1,
@@ -80,7 +93,15 @@ def independent(
     runs: tuple[int, ...] = (),
     dtype: torch.dtype = torch.float64,
 ) -> Weights:
-    """V_k = 0 and W_k ~ N(0,1)^{m×q}, independent from layer to layer."""
+    """V_k = 0 and W_k ~ N(0,1)^{m×q}, independent from layer to layer.
+
+    >>> import torch
+    >>> from cotflow import Sizes, independent
+    >>> sizes = Sizes(depth=6, width=8, state=5, inputs=3, outputs=2)
+    >>> W = independent(sizes, torch.Generator(), runs=(10,)).W
+    >>> W.shape, torch.equal(W[:, 0], W[:, 1])
+    (torch.Size([10, 6, 8, 5]), False)
+    """
     shape = (*runs, sizes.depth, sizes.width, sizes.state)
     W = torch.randn(shape, generator=generator, dtype=dtype, device=generator.device)
     return zero_output(sizes, W)
@@ -95,7 +116,15 @@ def smooth(
     dtype: torch.dtype = torch.float64,
 ) -> Weights:
     """V_k = 0 and W_k = W(k/L), every entry of W an independent Gaussian process on [0, 1] of
-    covariance exp(−(s−s′)²/(2·lengthscale²)) ([M] §4). One seed is one path at every depth."""
+    covariance exp(−(s−s′)²/(2·lengthscale²)) ([M] §4). One seed is one path at every depth.
+
+    >>> import torch
+    >>> from cotflow import Sizes, smooth
+    >>> sizes = Sizes(depth=6, width=8, state=5, inputs=3, outputs=2)
+    >>> W = smooth(sizes, torch.Generator(), runs=(10,)).W
+    >>> W.shape, torch.equal(W[:, 0], W[:, 1])
+    (torch.Size([10, 6, 8, 5]), False)
+    """
     shape = (*runs, sizes.width, sizes.state)
     path = GaussianPath(shape, lengthscale, generator, dtype=dtype)
     s = torch.arange(1, sizes.depth + 1, dtype=dtype, device=generator.device) / sizes.depth

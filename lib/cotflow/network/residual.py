@@ -32,6 +32,13 @@ class ResidualNet:
         Ż_k = −L ∂_{Z_k}ℓ ([M] eq. (4)); "particle" gives the squared norm (1/(Lm))Σ|ω|² of a
         measure with m atoms a layer, whose flow is ω̇ = −Lm ∂_ωℓ ([B]).
     speed : extra factor on the velocity of a parameter, e.g. {"W": 2.0}; an absent one has 1.
+
+    >>> import torch
+    >>> from cotflow import ResidualNet, Sizes, tied
+    >>> weights = tied(Sizes(depth=6, width=8, state=5, inputs=3, outputs=2), torch.Generator())
+    >>> net, x = ResidualNet(), torch.ones(4, 3, dtype=torch.float64)
+    >>> net(weights, x).shape, net.hidden_states(weights, x).shape
+    (torch.Size([4, 2]), torch.Size([7, 4, 5]))
     """
 
     activation: Activation = GELU
@@ -120,12 +127,22 @@ class Options(TypedDict, total=False):
 
 
 def marion_net(activation: Activation = GELU, **options: Unpack[Options]) -> ResidualNet:
-    """[M]'s network (3): 1/(L√m), input scale 1/√q, ℓ = (1/n)Σ‖F − y‖², A, Z and B trained."""
+    """[M]'s network (3): 1/(L√m), input scale 1/√q, ℓ = (1/n)Σ‖F − y‖², A, Z and B trained.
+
+    >>> from cotflow import TANH, marion_net
+    >>> marion_net(TANH).residual_scale(depth=8, width=4)
+    0.0625
+    """
     return ResidualNet(activation, **options)
 
 
 def mean_field_net(activation: Activation, **options: Unpack[Options]) -> ResidualNet:
-    """[B]'s network: 1/(Lm), inputs unscaled, ℓ = (1/2n)Σ‖F − y‖², particles trained."""
+    """[B]'s network: 1/(Lm), inputs unscaled, ℓ = (1/2n)Σ‖F − y‖², particles trained.
+
+    >>> from cotflow import TANH, mean_field_net
+    >>> mean_field_net(TANH).residual_scale(depth=8, width=4)
+    0.03125
+    """
     defaults: Options = {
         "width_scaling": "mean",
         "input_scaling": "none",

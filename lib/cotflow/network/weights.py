@@ -24,6 +24,13 @@ class Weights(Tensors):
     ``weights.run(i)`` is one of them, ``weights.map(function)`` acts on every tensor and
     ``weights.to(dtype=…, device=…)`` moves them. Layer k of the papers is index k−1 of the layer
     axis L.
+
+    >>> import torch
+    >>> from cotflow import Sizes, Weights, independent
+    >>> sizes = Sizes(depth=6, width=8, state=5, inputs=3, outputs=2)
+    >>> weights = independent(sizes, torch.Generator(), runs=(10,))
+    >>> isinstance(weights, Weights), weights.V.shape, weights.run(0).V.shape
+    (True, torch.Size([10, 6, 5, 8]), torch.Size([6, 5, 8]))
     """
 
     A: Float[Tensor, "*runs q d"]
