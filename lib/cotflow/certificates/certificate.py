@@ -207,7 +207,7 @@ def initial_certificate(
 
     >>> import torch
     >>> from cotflow import COS, Sizes, mean_field_net, tied
-    >>> from cotflow.certificates import gaussian_cos
+    >>> from cotflow.certificates import gaussian_cos, initial_certificate
     >>> net, g = mean_field_net(COS), torch.Generator().manual_seed(0)
     >>> start = gaussian_cos(tied(Sizes(4, 128, 3, 2, 1), g), g)  # L, m, q, d, d′
     >>> x = torch.tensor([[0.0, 0.0], [2.0, 0.0], [0.0, 2.0]], dtype=torch.float64)

@@ -1,8 +1,10 @@
 """The neural ODE of given weights, by torchdiffeq: an independent check of the layered nets.
 
+>>> import torch
+>>> from cotflow import neural_ode
 >>> s = torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)
 >>> h0 = torch.ones(5, 2, dtype=torch.float64)  # n = 5 states of dimension q = 2
->>> H = integrate(lambda s, h: 2 * s * h, h0, s).states  # H(s) = e^{s²} H(0)
+>>> H = neural_ode.integrate(lambda s, h: 2 * s * h, h0, s).states  # H(s) = e^{s²} H(0)
 >>> H.shape
 torch.Size([3, 5, 2])
 >>> bool((H[-1] - torch.e).abs().max() < 1e-6)

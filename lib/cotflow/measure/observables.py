@@ -18,6 +18,8 @@ def gaps(values: Float[Tensor, "*runs L a c"]) -> Float[Tensor, "*runs gaps"]:
 def largest_gap(weights: Weights) -> Float[Tensor, "*runs"]:
     """max_k (‖V_{k+1} − V_k‖_F + ‖W_{k+1} − W_k‖_F), [M]'s convention for ‖Z‖; 0 at depth 1.
 
+    >>> import torch
+    >>> from cotflow import Weights, largest_gap
     >>> layers = torch.tensor([1.0, 1.0, 4.0]).reshape(3, 1, 1)  # L = 3, q = m = 1
     >>> largest_gap(Weights(A=torch.ones(1, 1), V=layers, W=-layers, B=torch.ones(1, 1)))
     tensor(6.)

@@ -69,6 +69,7 @@ def span(
     over : what the values belong to; the interval is called "range over" that.
     point : which number stands for all.
 
+    >>> from cotflow.measure.rates import span
     >>> span([0.25, 1.0, 0.5], "3 seeds")
     {'measured': 1.0, 'low': 0.25, 'high': 1.0, 'interval': 'range over 3 seeds'}
     """
@@ -99,6 +100,7 @@ def loglog_slope(x: ArrayLike, y: ArrayLike, confidence: float = 0.95) -> Slope:
     x : (points,), positive.
     y : (points,) or (seeds, points), positive.
 
+    >>> from cotflow import loglog_slope
     >>> fit = loglog_slope([1, 2, 4, 8], [[8, 4, 2, 1], [16, 8, 4, 2]])
     >>> fit.slopes.shape, f"{fit.slope:.3f} in [{fit.low:.3f}, {fit.high:.3f}], {fit.interval}"
     ((2,), '-1.000 in [-1.000, -1.000], 95% over 2 seeds')

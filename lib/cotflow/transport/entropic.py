@@ -54,6 +54,8 @@ def entropic_distance(
 
     Source: Feydy et al., AISTATS 2019.
 
+    >>> import torch
+    >>> from cotflow import entropic_distance
     >>> mu, nu = torch.zeros(2, 1, 4), torch.ones(2, 1, 4)  # L = 2 layers of one atom in R⁴
     >>> entropic_distance(mu, nu, epsilon=0.5).value
     tensor([4., 4.])

@@ -105,6 +105,8 @@ def conditional_distance(
 
     Source: [B], as restated in OT4ML. Exact up to rounding; O(L m³) at worst.
 
+    >>> import torch
+    >>> from cotflow import conditional_distance
     >>> mu, nu = torch.zeros(3, 2, 4), torch.ones(3, 2, 4)  # L = 3 layers, m = 2 atoms in R⁴
     >>> conditional_distance(mu, nu)
     tensor(2., dtype=torch.float64)
@@ -119,6 +121,8 @@ def labelled_distance(
 ) -> Float[Tensor, "*runs"]:
     """((1/(Lm)) Σ_{k,j} |ω_{k,j} − ω′_{k,j}|²)^{1/2} ≥ d: particle j goes to particle j.
 
+    >>> import torch
+    >>> from cotflow import conditional_distance, labelled_distance
     >>> mu = torch.tensor([[[0.0], [3.0]]])  # L = 1 layer, m = 2 particles on the line
     >>> labelled_distance(mu, mu.flip(-2)), conditional_distance(mu, mu.flip(-2))
     (tensor(3.), tensor(0., dtype=torch.float64))

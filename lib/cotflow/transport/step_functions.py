@@ -27,6 +27,7 @@ class Pieces:
 def common_refinement(steps: int, others: int) -> Pieces:
     """Pieces between all k/steps, k = 0..steps, and j/others, j = 0..others, in increasing order.
 
+    >>> from cotflow.transport.step_functions import common_refinement
     >>> pieces = common_refinement(2, 3)
     >>> pieces.first.tolist(), pieces.second.tolist()
     ([0, 0, 1, 1], [0, 1, 1, 2])
