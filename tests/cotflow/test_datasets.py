@@ -12,7 +12,15 @@ import numpy as np
 import pytest
 import torch
 
-from cotflow.convolution import ConvNet, DataError, Trainer, accuracy, initial_weights, load, train
+from cotflow.convolution import (
+    ConvNet,
+    DataError,
+    Trainer,
+    accuracy,
+    initial_weights,
+    load_images,
+    train,
+)
 from cotflow.convolution.datasets import CIFAR10, MNIST, SOURCES, Source
 
 COUNTS = {"train": 20, "t10k": 10}
@@ -84,17 +92,17 @@ def check_standardised(data):
 
 
 def test_digits_are_there_without_a_file():
-    data = load("digits")
+    data = load_images("digits")
     assert data.train.shape == (1437, 1, 8, 8) and data.test.shape == (360, 1, 8, 8)
     assert set(data.train_labels.tolist()) == set(data.test_labels.tolist()) == set(range(10))
     assert not data.flip
     check_standardised(data)
-    assert torch.equal(load("digits").test, data.test)
+    assert torch.equal(load_images("digits").test, data.test)
 
 
 def test_mnist_files_are_read_as_written(tmp_path):
     parts = small_mnist(tmp_path)
-    data = load("mnist", tmp_path, source_of(tmp_path))
+    data = load_images("mnist", tmp_path, source_of(tmp_path))
     pixels, labels = parts["train"]
     assert data.train.shape == (20, 1, 28, 28) and data.test.shape == (10, 1, 28, 28)
     assert data.train_labels.tolist() == labels.tolist()
@@ -105,7 +113,7 @@ def test_mnist_files_are_read_as_written(tmp_path):
 
 def test_cifar10_archive_is_read_as_written_and_not_unpacked(tmp_path):
     parts = small_cifar10(tmp_path)
-    data = load("cifar10", tmp_path, source_of(tmp_path))
+    data = load_images("cifar10", tmp_path, source_of(tmp_path))
     pixels = np.concatenate([p for p, _ in parts[:5]]).astype(float)
     mean, std = (f(pixels, axis=(0, 2, 3), keepdims=True) for f in (np.mean, np.std))
     np.testing.assert_allclose(data.train, (pixels - mean) / std, atol=1e-5)
@@ -119,7 +127,7 @@ def test_cifar10_archive_is_read_as_written_and_not_unpacked(tmp_path):
 @pytest.mark.parametrize("variant", ["text", "released"])
 def test_two_layers_train_on_the_files_end_to_end(tmp_path, name, variant):
     {"mnist": small_mnist, "cifar10": small_cifar10}[name](tmp_path)
-    data = load(name, tmp_path, source_of(tmp_path))
+    data = load_images(name, tmp_path, source_of(tmp_path))
     net = ConvNet("gelu", channels=4, variant=variant)
     weights = initial_weights(net, 2, [0, 1], inputs=data.train.shape[1])
     record = train(net, weights, data, [0, 1], Trainer(epochs=12, batch=10, rate=0.1))
@@ -132,8 +140,8 @@ def test_two_layers_train_on_the_files_end_to_end(tmp_path, name, variant):
 def test_absent_files_are_downloaded_and_then_used_offline(served, tmp_path, name, small):
     folder, url = served
     small(folder)
-    data = load(name, tmp_path / "data", source_of(folder, url))
-    offline = load(name, tmp_path / "data", source_of(folder))
+    data = load_images(name, tmp_path / "data", source_of(folder, url))
+    offline = load_images(name, tmp_path / "data", source_of(folder))
     assert torch.equal(data.train, offline.train)
     assert {p.name for p in (tmp_path / "data").iterdir()} == {p.name for p in folder.iterdir()}
 
@@ -142,7 +150,7 @@ def test_offline_says_what_is_absent_and_writes_nothing(tmp_path):
     small_cifar10(tmp_path)
     source = source_of(tmp_path)
     with pytest.raises(DataError, match=r"cifar10: .* is absent and .* cannot be downloaded"):
-        load("cifar10", tmp_path / "empty", source)
+        load_images("cifar10", tmp_path / "empty", source)
     assert not list((tmp_path / "empty").glob("*"))
 
 
@@ -153,10 +161,10 @@ def test_a_download_that_is_not_the_published_file_is_not_kept(served, tmp_path)
     archive = folder / "cifar-10-binary.tar.gz"
     archive.write_bytes(archive.read_bytes()[:-7])
     with pytest.raises(DataError, match="cannot be downloaded"):
-        load("cifar10", tmp_path / "data", source)
+        load_images("cifar10", tmp_path / "data", source)
     archive.unlink()
     with pytest.raises(DataError, match="404"):
-        load("cifar10", tmp_path / "data", source)
+        load_images("cifar10", tmp_path / "data", source)
     assert not list((tmp_path / "data").glob("*"))
 
 
@@ -167,7 +175,7 @@ def test_a_damaged_file_is_refused_and_left_alone(tmp_path):
     damaged = archive.read_bytes()[:-7]
     archive.write_bytes(damaged)
     with pytest.raises(DataError, match="is not the published file; delete or replace it"):
-        load("cifar10", tmp_path, source)
+        load_images("cifar10", tmp_path, source)
     assert archive.read_bytes() == damaged
 
 
@@ -187,7 +195,7 @@ def test_files_of_another_format_are_refused(tmp_path, content, message):
     small_mnist(tmp_path)
     (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(content)
     with pytest.raises(DataError, match=message):
-        load("mnist", tmp_path, source_of(tmp_path))
+        load_images("mnist", tmp_path, source_of(tmp_path))
 
 
 def test_archives_of_another_format_are_refused(tmp_path):
@@ -195,16 +203,16 @@ def test_archives_of_another_format_are_refused(tmp_path):
     for content in (b"no archive", gzip.compress(b"no archive either")):
         archive.write_bytes(content)
         with pytest.raises(DataError, match="is not the binary version's archive"):
-            load("cifar10", tmp_path, source_of(tmp_path))
+            load_images("cifar10", tmp_path, source_of(tmp_path))
     with tarfile.open(archive, "w:gz") as members:
         members.addfile(tarfile.TarInfo("cifar-10-batches-py/data_batch_1"))
     with pytest.raises(DataError, match="is not the binary version's archive"):
-        load("cifar10", tmp_path, source_of(tmp_path))
+        load_images("cifar10", tmp_path, source_of(tmp_path))
 
 
 def test_an_unknown_name_is_refused():
     with pytest.raises(DataError, match="expected digits, mnist or cifar10, received 'svhn'"):
-        load("svhn")
+        load_images("svhn")
 
 
 def test_the_published_checksums_have_the_length_of_their_algorithm():

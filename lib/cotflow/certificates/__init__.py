@@ -29,8 +29,8 @@ from cotflow.certificates.features import (
     layer_kernels,
     layer_stretch,
 )
-from cotflow.certificates.initial_ball import InitialBall, initial_ball
-from cotflow.certificates.running_ball import RunningBall, running_ball
+from cotflow.certificates.initial import InitialBall, initial_ball
+from cotflow.certificates.running import RunningBall, running_ball
 from cotflow.certificates.slope import pl_bound, pl_bound_independent
 
 __all__ = [

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from cotflow.certificates.features import Forward, forward
 from cotflow.certificates.hypotheses import coincident, require_ball, require_data
-from cotflow.certificates.initial_ball import InitialBall, initial_ball
+from cotflow.certificates.initial import InitialBall, initial_ball
 from cotflow.certificates.norms import risk_bound
 from cotflow.certificates.rounding import Reals, down, up
-from cotflow.certificates.running_ball import RunningBall, running_ball
+from cotflow.certificates.running import RunningBall, running_ball
 from cotflow.network.residual import ResidualNet
 from cotflow.network.weights import Weights
 

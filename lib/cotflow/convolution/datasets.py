@@ -80,7 +80,9 @@ SOURCES = {
 }
 
 
-def load(name: str, folder: str | os.PathLike[str] = "", source: Source | None = None) -> Images:
+def load_images(
+    name: str, folder: str | os.PathLike[str] = "", source: Source | None = None
+) -> Images:
     """The data set of that name: "digits", "mnist" or "cifar10".
 
     Parameters
