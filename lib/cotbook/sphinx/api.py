@@ -139,8 +139,9 @@ def folder(app: Sphinx, docname: str, source: list[str]) -> None:
     def described(match: re.Match[str]) -> str:
         package, named = match[1], match[2].split()
         others = [name for name in modules(package) if name not in named]
-        blocks = []
-        for name in [*named, *others * (package != "cotbook")]:
+        of_cotflow = package != "cotbook"
+        blocks = [f"```{{eval-rst}}\n.. automodule:: {package}\n```\n"] * of_cotflow
+        for name in [*named, *others * of_cotflow]:
             module = f"{package}.{name}"
             data = "".join(f"\n.. autodata:: {module}.{name}" for name in constants(module))
             block = f"```{{eval-rst}}\n.. automodule:: {module}\n{data}\n```\n"

@@ -1,1 +1,1 @@
-"""Bounds of both papers and of the companion, from norms and constants of a state."""
+"""What follows from the norms of a state: constants of both papers and of the companion."""

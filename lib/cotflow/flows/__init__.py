@@ -1,1 +1,3 @@
-"""Gradient flows: step methods, step control, schedules, runs that are taken up again."""
+"""The ways to follow a gradient: step methods, steps of fixed and of controlled length, what is
+recorded, runs that are taken up again.
+"""

@@ -1,1 +1,3 @@
-"""The limit of depth: fields and nets as functions of the depth variable, neural ODEs."""
+"""Fields and networks as functions of the depth variable, neural ODEs, networks run at another
+depth or backwards.
+"""

@@ -1,1 +1,1 @@
-"""What is read off weights, and the rates at which it falls."""
+"""What is read off weights, and the exponents and limits of what was read."""

@@ -1,1 +1,3 @@
-"""Residual networks: activations, weights, scalings, initial laws, published experiments."""
+"""What flows: the weights, the network that reads them, the laws they start from, the experiments
+that [M] published.
+"""

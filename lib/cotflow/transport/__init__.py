@@ -1,1 +1,1 @@
-"""Transport distances between layered measures: exact, sliced, entropic; geodesics."""
+"""Distances between layered measures, and the geodesics of the conditional one."""
