@@ -145,7 +145,7 @@ def folder(app: Sphinx, docname: str, source: list[str]) -> None:
             module = f"{package}.{name}"
             data = "".join(f"\n.. autodata:: {module}.{name}" for name in constants(module))
             block = f"```{{eval-rst}}\n.. automodule:: {module}\n{data}\n```\n"
-            blocks.append(f"## `{module}`\n\n{block}")
+            blocks.append(f"## `{name}`\n\n{block}")
         return "\n".join(blocks)
 
     source[0] = FOLDER.sub(described, source[0])
