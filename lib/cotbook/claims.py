@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, assert_never, get_args
 
 Relation = Literal["equals", "at most", "at least"]
 Verdict = Literal["holds", "inconclusive", "fails", "not tested here"]
@@ -126,9 +126,16 @@ class Claim(Entry):
     @property
     def allowed(self) -> tuple[float, float]:
         """The ends of the set in which the whole interval must lie."""
-        floor = -math.inf if self.relation == "at most" else self.predicted - self.tolerance
-        ceiling = math.inf if self.relation == "at least" else self.predicted + self.tolerance
-        return floor, ceiling
+        floor, ceiling = self.predicted - self.tolerance, self.predicted + self.tolerance
+        match self.relation:
+            case "equals":
+                return floor, ceiling
+            case "at most":
+                return -math.inf, ceiling
+            case "at least":
+                return floor, math.inf
+            case other:
+                assert_never(other)
 
     @property
     def verdict(self) -> Verdict:

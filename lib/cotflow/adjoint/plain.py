@@ -124,7 +124,10 @@ class _Layers:
         return states, features, z
 
     def backward(self, slopes: Tensor, last: Tensor, first: int) -> Tensor:
-        """Adjoints of the same layers; σ′ is overwritten by σ′ ⊙ Vᵀp."""
+        """p_{k−1} = p_k + (1/L) ∂₁f(h_{k−1}, Z_k)ᵀ p_k = p_k + c c_q W_kᵀ(σ′ ⊙ V_kᵀp_k), c = L^{−β}c_m.
+
+        The slopes σ′ are overwritten by σ′ ⊙ V_kᵀp_k.
+        """
         adjoints = last.new_empty((len(slopes) + 1, *last.shape))
         adjoints[-1] = last
         p, alpha = adjoints.unbind(), self._scale * self._input_scale

@@ -20,8 +20,9 @@ class Attempt:
 
     Attributes
     ----------
-    error : estimated local error, a move of the weights.
-    stages : how many right-hand sides the step took.
+    error : estimated local error, a move of the weights with the names of ``velocity``.
+    stages : how many right-hand sides the step took, that at its end not counted: the next step
+        begins with it.
     """
 
     weights: Weights
@@ -50,10 +51,12 @@ class Spectrum:
 class Method(Protocol):
     """θ(t) ↦ θ(t + η): whatever has these members can be given to a flow as its method.
 
-    A frozen dataclass of numbers is best: a checkpoint recognises it in another process.
+    A frozen dataclass of numbers is best: a checkpoint recognises it in another process. A
+    Runge–Kutta method needs no class: it is a :class:`cotflow.flows.runge_kutta.RungeKutta`.
 
     Attributes
     ----------
+    name : how records and tables call it.
     order : global error O(η^order).
     error_order : the estimated local error is O(η^(error_order + 1)).
     """
@@ -85,7 +88,8 @@ class Method(Protocol):
         """
 
     def longest(self, spectrum: Spectrum | None, tolerance: float, dtype: torch.dtype) -> float:
-        """The longest step that is stable, ∞ if accuracy alone shall decide."""
+        """The longest step that is stable, ∞ if accuracy alone shall decide; not asked where the
+        steps are of one length."""
 
     def attempt(
         self,
@@ -95,4 +99,8 @@ class Method(Protocol):
         step: float,
         spectrum: Spectrum | None = None,
     ) -> Attempt:
-        """One step of length η = ``step`` from ``weights``, where the velocity is known."""
+        """One step of length η = ``step`` from ``weights``, where the velocity is known.
+
+        ``field(w)`` gives the gradient and the velocity at w, ``w.plus(move, η)`` is w + η·move;
+        neither ``weights`` nor ``velocity`` may be changed in place.
+        """
