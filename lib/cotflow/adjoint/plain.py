@@ -124,7 +124,7 @@ class _Layers:
         return states, features, z
 
     def backward(self, slopes: Tensor, last: Tensor, first: int) -> Tensor:
-        """p_{k−1} = p_k + (1/L) ∂₁f(h_{k−1}, Z_k)ᵀ p_k = p_k + c c_q W_kᵀ(σ′ ⊙ V_kᵀp_k), c = L^{−β}c_m.
+        """p_{k−1} = p_k + c c_q W_kᵀ(σ′ ⊙ V_kᵀp_k), c = L^{−β}c_m, σ′ at c_q W_k h_{k−1} + b_k.
 
         The slopes σ′ are overwritten by σ′ ⊙ V_kᵀp_k.
         """
