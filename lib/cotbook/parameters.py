@@ -11,11 +11,12 @@ import reprlib
 import sys
 import tokenize
 import typing
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import combinations, pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
@@ -27,10 +28,16 @@ class ParameterError(ValueError):
 
 @dataclass(frozen=True)
 class Phrase:
-    """How a person would name one value of a type, and several of them."""
+    """How a person would name one value of a type, and several of them.
+
+    Of a list, both may say ``{entries}``, which stands for what its entries are called.
+    """
 
     one: str
     many: str
+
+    def about(self, entries: str) -> Phrase:
+        return Phrase(self.one.format(entries=entries), self.many.format(entries=entries))
 
 
 def _cuda_devices() -> int:
@@ -83,15 +90,46 @@ Variant = Literal["text", "released"]
 Precision = Literal["full", "mixed"]
 Device = Annotated[str, AfterValidator(_device), Phrase("'cpu', 'cuda' or 'cuda:N'", "devices")]
 
+
+def _arranged(least: int, holds: Callable[[list[Any]], bool]) -> AfterValidator:
+    """Accepts lists of ``least`` entries or more of which ``holds`` is true."""
+
+    def accepted(values: list[Any]) -> list[Any]:
+        if len(values) < least or not holds(values):
+            raise AssertionError
+        return values
+
+    return AfterValidator(accepted)
+
+
+T = TypeVar("T")
+Several = Annotated[
+    list[T],
+    _arranged(2, lambda values: all(a != b for a, b in combinations(values, 2))),
+    Phrase("a list of at least two {entries}, all different", "lists of different {entries}"),
+]
+Increasing = Annotated[
+    list[T],
+    _arranged(2, lambda values: all(a < b for a, b in pairwise(values))),
+    Phrase("a list of at least two {entries}, increasing", "increasing lists of {entries}"),
+]
+Decreasing = Annotated[
+    list[T],
+    _arranged(2, lambda values: all(a > b for a, b in pairwise(values))),
+    Phrase("a list of at least two {entries}, decreasing", "decreasing lists of {entries}"),
+]
+Doubling = Annotated[
+    list[T],
+    _arranged(3, lambda values: all(2 * a == b for a, b in pairwise(values))),
+    Phrase("a list of at least three {entries}, each twice the last", "doubling {entries}"),
+]
+
 _NON_EMPTY = Field(min_length=1)
 Depths = Annotated[list[Depth], _NON_EMPTY]
 Widths = Annotated[list[Width], _NON_EMPTY]
-Dimensions = Annotated[list[Dimension], _NON_EMPTY]
 Counts = Annotated[list[Count], _NON_EMPTY]
 Seeds = Annotated[list[Seed], _NON_EMPTY]
 Rates = Annotated[list[Rate], _NON_EMPTY]
-Times = Annotated[list[Time], _NON_EMPTY]
-Activations = Annotated[list[Activation], _NON_EMPTY]
 
 _BUILTIN = {
     int: Phrase("a whole number", "whole numbers"),
@@ -103,6 +141,9 @@ _BUILTIN = {
 
 
 _NAMED = {kind.__name__: kind for kind in _BUILTIN}
+_LISTS = (list, Several, Increasing, Decreasing, Doubling)
+_SHOWN = reprlib.Repr()
+_SHOWN.maxlist = 20
 
 
 def _is_parameter(annotation: Any) -> bool:
@@ -118,13 +159,15 @@ def _phrase(annotation: Any) -> Phrase:
     origin, inside = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
         own = [entry for entry in inside[1:] if isinstance(entry, Phrase)]
+        if typing.get_origin(inside[0]) is list:
+            own = [phrase.about(_phrase(_entries(annotation)).many) for phrase in own]
         return own[0] if own else _phrase(inside[0])
     if origin is list:
         entries = _phrase(inside[0]).many
         return Phrase(f"a non-empty list of {entries}", f"non-empty lists of {entries}")
     if origin is Literal:
-        choice = "one of " + ", ".join(map(str, inside))
-        return Phrase(choice, choice + " each")
+        choice = ", ".join(map(str, inside))
+        return Phrase(f"one of {choice}", f"values among {choice}")
     return _BUILTIN[annotation]
 
 
@@ -148,7 +191,7 @@ def _validated(name: str, annotation: Any, value: Any, elsewhere: bool) -> Any:
         expected = _phrase(_entries(annotation)).many
     if first["type"] == "value_error":
         expected = str(first["ctx"]["error"])
-    raise ParameterError(f"{name}: expected {expected}, received {reprlib.repr(first['input'])}")
+    raise ParameterError(f"{name}: expected {expected}, received {_SHOWN.repr(first['input'])}")
 
 
 def _gather(checks: Iterable[tuple[str, Any, Any]], elsewhere: bool = False) -> dict[str, Any]:
@@ -165,7 +208,7 @@ def _gather(checks: Iterable[tuple[str, Any, Any]], elsewhere: bool = False) -> 
 
 
 def _named(text: str, namespace: dict[str, Any]) -> Any:
-    """The annotation that ``text`` names, ``Depth`` or ``list[Depth]``; nothing is executed."""
+    """The annotation that ``text`` names, ``Depth`` or ``Several[Depth]``; nothing is executed."""
 
     def value(node: ast.expr) -> Any:
         match node:
@@ -173,8 +216,10 @@ def _named(text: str, namespace: dict[str, Any]) -> Any:
                 known = namespace.get(name, _NAMED.get(name))
                 if known is not None:
                     return known
-            case ast.Subscript(value=ast.Name(id="list"), slice=entry):
-                return list[value(entry)]
+            case ast.Subscript(value=ast.Name() as kind, slice=entry):
+                lists = value(kind)
+                if any(lists is known for known in _LISTS):
+                    return lists[value(entry)]
         raise ValueError(f"{text!r} is no type of parameters")
 
     try:

@@ -59,6 +59,56 @@ def test_a_value_outside_its_type_is_named_with_what_was_expected(annotation, va
     assert str(error.value) == sentence
 
 
+DIFFERENT = "a list of at least two {}, all different"
+WHOLE, FINITE = "whole numbers ≥ 1", "finite numbers > 0"
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value", "expected"),
+    [
+        ("Several[Depth]", [3], DIFFERENT.format(WHOLE)),
+        ("Several[Depth]", 3, DIFFERENT.format(WHOLE)),
+        ("Several[Depth]", [8, 4, 8], DIFFERENT.format(WHOLE)),
+        ("Several[Rate]", [1, 1.0], DIFFERENT.format(FINITE)),
+        ("Several[Dtype]", ["float32"], DIFFERENT.format("values among float32, float64")),
+        ("Several[list[Depth]]", [[1], [1]], DIFFERENT.format(f"non-empty lists of {WHOLE}")),
+        ("Increasing[Width]", [1, 4, 4], f"a list of at least two {WHOLE}, increasing"),
+        ("Increasing[Time]", [], f"a list of at least two {FINITE}, increasing"),
+        ("Decreasing[Rate]", [0.1, 0.2], f"a list of at least two {FINITE}, decreasing"),
+        ("Doubling[Depth]", [2, 4], f"a list of at least three {WHOLE}, each twice the last"),
+        ("Doubling[Depth]", [2, 4, 9], f"a list of at least three {WHOLE}, each twice the last"),
+    ],
+)
+def test_a_list_out_of_its_order_is_refused_before_a_chapter_runs(annotation, value, expected):
+    declared = P.read_cell(f"x: {annotation} = [1]")
+    sentence = f"x: expected {expected}, received {value}"
+    with pytest.raises(P.ParameterError) as error:
+        P.validate(declared, {"x": value})
+    assert str(error.value) == sentence
+    with pytest.raises(P.ParameterError) as error:
+        P.check(notebook(x=(declared[0].type, value)))
+    assert str(error.value) == sentence, "a notebook's own check says the same"
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value"),
+    [
+        ("Several[Seed]", [2, 0, 1]),
+        ("Increasing[Time]", [0.1, 1]),
+        ("Decreasing[Rate]", [2, 1e-8]),
+        ("Doubling[Depth]", [3, 6, 12, 24]),
+    ],
+)
+def test_a_list_in_its_order_is_accepted(annotation, value):
+    assert P.validate(P.read_cell(f"x: {annotation} = {value}"), {}) == {"x": value}
+
+
+def test_a_refused_list_is_shown_with_the_entry_at_fault():
+    seeds = [0, 1, 2, 3, 4, 5, 6, 7, 0]
+    with pytest.raises(P.ParameterError, match=r"received \[0, 1, 2, 3, 4, 5, 6, 7, 0\]"):
+        P.check(notebook(seeds=("Several[Seed]", seeds)) | {"Seed": P.Seed, "Several": P.Several})
+
+
 def test_check_returns_the_values_of_annotated_parameters_only():
     namespace = notebook(
         depths=(P.Depths, [8, 32]), step=(P.Rate, 1), seed=("Seed", 3), name=(str, "a")
@@ -160,6 +210,9 @@ def test_a_cell_is_read_with_its_defaults_and_comments():
         ("step: print('executed') = 1", "step: expected a type of parameters"),
         ("step: list[print('executed')] = 1", "step: expected a type of parameters"),
         ("%matplotlib inline", "the parameters cell is not plain Python"),
+        ("seeds: Several = [1]", "seeds: expected a type of parameters, received 'Several'"),
+        ("seeds: Seed[Several] = 1", "seeds: expected a type of parameters"),
+        ("seeds: Several[Seed, Seed] = 1", "seeds: expected a type of parameters"),
     ],
 )
 def test_a_cell_that_declares_no_plain_parameter_is_refused(cell, sentence, capsys):

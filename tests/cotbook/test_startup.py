@@ -77,6 +77,7 @@ def sweeps(tmp_path_factory) -> Path:
         ("run depth-limit --profile smok", 2, "unknown profile 'smok'; nearest: smoke"),
         ("run depth-limit -p depth 3", 2, "unknown parameter 'depth'; nearest: depths"),
         ("run depth-limit -p depths [0]", 2, "depths: expected whole numbers ≥ 1, received 0"),
+        ("run one-model -p seeds [3,3]", 2, "whole numbers ≥ 0, all different, received [3, 3]"),
         ("run depth-limit -p seeds x", 2, "seeds: expected a non-empty list"),
         ("run depth-limit -o lib", 2, "expected a new or an empty folder"),
         ("sweep nowhere.yml", 2, "cannot read the sweep file"),

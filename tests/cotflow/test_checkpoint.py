@@ -201,15 +201,16 @@ class Nasty:
 
 @pytest.mark.parametrize(
     "content",
-    [Nasty(), {"format": 1}, [1, 2], torch.zeros(3)],
-    ids=["object", "mapping", "list", "tensor"],
+    [Nasty(), {"format": 1}, {"step": "3", "format": 2, "run": ""}, [1, 2], torch.zeros(3)],
+    ids=["object", "mapping", "step", "list", "tensor"],
 )
-def test_alien_files_are_refused_and_run_no_code(content, tmp_path, monkeypatch):
+def test_alien_files_are_refused_and_run_no_code(content, tmp_path, monkeypatch, recwarn):
     monkeypatch.chdir(tmp_path)
     torch.save(content, tmp_path / "run.pt")
     with pytest.raises(CheckpointError, match="is damaged or no checkpoint of a run"):
         run(tmp_path / "run.pt")
     assert not Path("nasty").exists()
+    assert recwarn.list == []
 
 
 def test_a_failed_write_leaves_the_last_file_whole(tmp_path, monkeypatch):

@@ -170,6 +170,7 @@ def test_clipped_stabilised_flow_agrees_with_a_fine_reference():
     assert distance(record.weights, fine.weights) < 5e-3
 
 
+@pytest.mark.slow
 def test_one_seventh_of_the_gradients_of_plain_descent_on_the_published_problem():
     """[M] figure 2 at depth 16 up to flow time 10: 2000 iterations at the published rate 5e-3."""
     e = published("figure 2", 16, 0, dtype=torch.float64)

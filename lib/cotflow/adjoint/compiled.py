@@ -189,24 +189,22 @@ def sweep(
     code = built(q, m, CODES[id(net.activation)], h0.dtype)
     padded = -(-q // (lanes := register_bytes() // h0.element_size())) * lanes
 
-    def flat(value: Tensor, axes: int) -> Tensor:
-        return value.expand(*runs, *value.shape[-axes:]).contiguous()
-
-    def room(*shape: int) -> Tensor:
-        return empty((*runs, *shape), h0)
-
-    inputs = {name: flat(getattr(weights, name), 3) for name in ("V", "W")}
-    inputs |= {"B": flat(weights.B, 2), "h0": h0.contiguous(), "y": flat(y, 2)}
+    given = {"V": weights.V, "W": weights.W, "B": weights.B, "y": y}
     if weights.b is not None:
-        inputs["b"] = flat(weights.b, 2)
-    shapes = {"V": (q, m), "W": (m, q), "b": (m,)}
-    partials = {name: room(L, *shapes[name]) for name in factors}
+        given["b"] = weights.b
+    shapes = {"V": (L, q, m), "W": (L, m, q), "b": (L, m)}
+    shapes |= {"B": weights.B.shape[-2:], "y": y.shape[-2:]}
+    inputs = {name: v.expand(*runs, *shapes[name]).contiguous() for name, v in given.items()}
+    inputs["h0"] = h0.contiguous()
+    partials = {name: empty((*runs, *shapes[name]), h0) for name in factors}
     outputs = {f"grad_{name}": value for name, value in partials.items()}
-    outputs["error"] = room(n, y.shape[-1])
+    outputs["error"] = empty((*runs, n, y.shape[-1]), h0)
+    room: dict[str, tuple[int, ...]]
     if segment is None:
-        kept = {"states": room(L + 1, n, padded), "adjoints": room(L + 1, n, padded)}
+        room = {"states": (L + 1, n, padded), "adjoints": (L + 1, n, padded)}
     else:
-        kept = {"last_state": room(n, padded), "first_adjoint": room(n, padded)}
+        room = {"last_state": (n, padded), "first_adjoint": (n, padded)}
+    kept = {name: empty((*runs, *shape), h0) for name, shape in room.items()}
     outputs |= kept
     squares = torch.zeros(*runs, L, 3, dtype=torch.float64)
     scale, c_q = net.residual_scale(L, m), net.input_scale(q)

@@ -75,9 +75,6 @@ def sweep(
         name: v.square().sum(tuple(range(len(runs), v.ndim))) for name, v in partials.items()
     }
 
-    def shaped(value: Tensor) -> Tensor:
-        return value.movedim(0, 1).reshape(*runs, -1, *h0.shape[-2:])
-
     whole = segment is None
     return Sweep(
         error=error,
@@ -85,9 +82,20 @@ def sweep(
         squares=squares,
         last_state=last_state,
         first_adjoint=p.reshape(h0.shape),
-        states=shaped(states) if whole else None,
-        adjoints=shaped(adjoints) if whole else None,
+        states=_runs_first(states, h0) if whole else None,
+        adjoints=_runs_first(adjoints, h0) if whole else None,
     )
+
+
+def _runs_first(value: Tensor, like: Tensor) -> Tensor:
+    """(layers, runs, n, q) → (*runs, layers, n, q) with like's runs."""
+    return value.movedim(0, 1).reshape(*like.shape[:-2], -1, *like.shape[-2:])
+
+
+def _layers_first(value: Tensor, runs: tuple[int, ...], axes: int) -> Tensor:
+    """(*runs, layers, …) → (layers, runs, …), the last axes of a value that may omit the runs."""
+    value = value.expand(*runs, *value.shape[-axes:])
+    return value.reshape(-1, *value.shape[-axes:]).movedim(1, 0)
 
 
 class _Layers:
@@ -97,13 +105,11 @@ class _Layers:
         self._net = net
         self._scale = net.residual_scale(weights.depth, weights.width)
         self._input_scale = net.input_scale(weights.state)
-
-        def flat(value: Tensor, axes: int) -> Tensor:
-            value = value.expand(*runs, *value.shape[-axes:])
-            return value.reshape(-1, *value.shape[-axes:]).movedim(1, 0)
-
-        self._V, self._W = flat(weights.V, 3).unbind(), flat(weights.W, 3).unbind()
-        self._b = None if weights.b is None else flat(weights.b, 2).unsqueeze(-2)
+        self._V = _layers_first(weights.V, runs, 3).unbind()
+        self._W = _layers_first(weights.W, runs, 3).unbind()
+        self._b = None
+        if weights.b is not None:
+            self._b = _layers_first(weights.b, runs, 2).unsqueeze(-2)
 
     def forward(self, start: Tensor, first: int, end: int) -> tuple[Tensor, Tensor, Tensor]:
         """States first..end, features and σ′ of the layers between, each (layers, runs, n, ·)."""

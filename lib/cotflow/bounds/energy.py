@@ -61,19 +61,14 @@ def no_blow_up(
     _require_layer_flow(net, weights)
     E = (time * loss).sqrt()
 
-    def reach(name: str) -> Tensor:
-        value: Tensor = getattr(weights, name)
-        start: Tensor
-        if name in ("A", "B"):
-            start = torch.linalg.matrix_norm(value, ord=2)
-        else:
-            start = value.square().sum((-2, -1)).mean(-1).sqrt()
-        return start + E if name in net.trained else start
-
+    starts = {name: torch.linalg.matrix_norm(getattr(weights, name), ord=2) for name in ("A", "B")}
+    for name, value in (("V", weights.V), ("W", weights.W)):
+        starts[name] = value.square().sum((-2, -1)).mean(-1).sqrt()
+    reach = {name: start + E if name in net.trained else start for name, start in starts.items()}
     c = _gain(net, weights)
-    G = c * reach("V") * reach("W")
-    H = reach("A") * x.norm(dim=-1).amax(-1) * G.exp()
-    P = 2.0 * reach("B") * (net.loss_factor * loss).sqrt() * G.exp()
+    G = c * reach["V"] * reach["W"]
+    H = reach["A"] * x.norm(dim=-1).amax(-1) * G.exp()
+    P = 2.0 * reach["B"] * (net.loss_factor * loss).sqrt() * G.exp()
     rate = c * H * P
     log_layer = largest_layer(weights).log() + rate * time
     return NoBlowUp(E=E, G=G, H=H, P=P, rate=rate, log_layer=log_layer)

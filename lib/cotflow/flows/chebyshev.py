@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from cotflow.flows.method import Attempt, Spectrum
@@ -167,21 +168,22 @@ def spectral_radius(
     """
     tiny = torch.finfo(weights.V.dtype).tiny
     span = field.scale(weights) * math.sqrt(torch.finfo(weights.V.dtype).eps)
-
-    def scaled(move: dict[str, Tensor], factor: Tensor) -> dict[str, Tensor]:
-        shapes = {name: factor.shape + (1,) * (v.dim() - factor.dim()) for name, v in move.items()}
-        return {name: v * factor.reshape(shapes[name]) for name, v in move.items()}
-
     direction = velocity if start is None else start
     size, radius = field.norm(weights, direction), 0.0
     for count in range(iterations):
-        direction = scaled(direction, 1.0 / size.clamp_min(tiny))
-        _, moved = field(weights.plus(scaled(direction, span.expand(size.shape)), 1.0))
+        direction = _scaled(direction, 1.0 / size.clamp_min(tiny))
+        _, moved = field(weights.plus(_scaled(direction, span.expand(size.shape)), 1.0))
         difference = {name: moved[name] - velocity[name] for name in moved}
         size = field.norm(weights, difference)
         radius, last = float((size / span).max()), radius
         direction = difference
         if count > 0 and abs(radius - last) <= accuracy * radius:
             break
-    direction = scaled(direction, 1.0 / size.clamp_min(tiny))
+    direction = _scaled(direction, 1.0 / size.clamp_min(tiny))
     return Spectrum(radius=safety * radius, direction=direction)
+
+
+def _scaled(move: dict[str, Tensor], factor: Float[Tensor, "*runs"]) -> dict[str, Tensor]:
+    """Each run's part of a move by its own factor."""
+    shapes = {name: factor.shape + (1,) * (v.dim() - factor.dim()) for name, v in move.items()}
+    return {name: v * factor.reshape(shapes[name]) for name, v in move.items()}

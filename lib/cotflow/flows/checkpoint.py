@@ -123,8 +123,10 @@ def read(path: Path, run: str, device: torch.device) -> dict[str, Any] | None:
         return None
     with open(path, "rb") as file:
         try:
-            kept: dict[str, Any] = torch.load(file, map_location=device, weights_only=True)
-            known = isinstance(kept["step"], int) and kept["format"] == FORMAT and kept["run"]
+            kept = torch.load(file, map_location=device, weights_only=True)
+            if not (isinstance(kept, dict) and isinstance(kept["step"], int)):
+                raise TypeError("no checkpoint of a run")
+            known = kept["format"] == FORMAT and kept["run"]
         except Exception as reason:
             raise CheckpointError(
                 f"checkpoint: {path} is damaged or no checkpoint of a run; delete it to start anew"

@@ -69,7 +69,7 @@ def flow(
     """
     control, due = schedule(weights, step, tolerance, horizon, every, times)
     field = VelocityField(net, x, y, clip, segment)
-    for snapshot in march(field, method or default_method(step), control, weights):
+    for snapshot in march(field, method or _default_method(step), control, weights):
         if due(snapshot.state):
             yield snapshot
 
@@ -97,7 +97,7 @@ def march(
         yield Snapshot(state=state, gradient=gradient)
 
 
-def default_method(step: float | None) -> Method:
+def _default_method(step: float | None) -> Method:
     return RKC2 if step is None else EULER
 
 
@@ -130,7 +130,7 @@ def gradient_flow(
     >>> record.observed["loss"].shape, record.times.tolist()
     (torch.Size([2, 5]), [0.0, 0.25, 0.5, 0.75, 1.0])
     """
-    method = method or default_method(step)
+    method = method or _default_method(step)
     control, due = schedule(weights, step, tolerance, horizon, every, times)
     observers: dict[str, Observer] = {"loss": lambda s: s.loss}
     observers |= dict(observe or {})
