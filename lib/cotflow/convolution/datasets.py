@@ -134,10 +134,10 @@ def digits() -> Images:
     """1797 images 8×8 of handwritten digits; every fifth of a fixed shuffle is for testing."""
     # The file alone: to import scikit-learn takes longer than the rest of a short run.
     file = metadata.distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")
-    images, labels = np.split(np.loadtxt(str(file), delimiter=","), [64], axis=1)
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
-    images = torch.tensor(images, dtype=torch.float32).reshape(-1, 1, 8, 8)[order]
-    labels = torch.tensor(labels[:, 0], dtype=torch.int64)[order]
+    rows = np.loadtxt(str(file), delimiter=",")
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))
+    images = torch.tensor(rows[:, :64], dtype=torch.float32).reshape(-1, 1, 8, 8)[order]
+    labels = torch.tensor(rows[:, 64], dtype=torch.int64)[order]
     test = torch.arange(len(labels)) % 5 == 0
     parts = images[~test], labels[~test], images[test], labels[test]
     return standardised("digits", *parts)

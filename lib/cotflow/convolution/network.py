@@ -136,14 +136,22 @@ def normalise(
     """
     point, push = unpack_dual(h)
     constants = mean, var, scale, shift
-    if momentum is None and push is not None and all(unpack_dual(v).tangent is None for v in constants):
-        # The forward derivative in h alone. torch's own, to the same bits, loads its compiler first.
+    if (
+        momentum is None
+        and push is not None
+        and all(unpack_dual(v).tangent is None for v in constants)
+    ):
+        # torch's own forward derivative has the same bits, and loads a compiler for them
         slope = (1 / torch.sqrt(var + EPSILON)).reshape(-1, 1, 1)
         push = push * slope * scale.reshape(-1, 1, 1)
-        return make_dual(normalise(point, *constants), push)
+        moved: Tensor = make_dual(normalise(point, *constants), push)
+        return moved
     return F.batch_norm(
         h,
-        *(v.reshape(-1) for v in constants),
+        mean.reshape(-1),
+        var.reshape(-1),
+        scale.reshape(-1),
+        shift.reshape(-1),
         training=momentum is not None,
         momentum=momentum or 0.0,
         eps=EPSILON,
