@@ -157,6 +157,32 @@ def test_names_of_the_front_door_set_nothing_and_load_the_rest_on_use():
     assert loaded & {"ot", "sklearn", "torchdiffeq", "pooch", "matplotlib", "pydantic"} == set()
 
 
+SHORT = """
+import torch
+from cotflow.bounds.layer_maps import jacobian_norms
+from cotflow.convolution import ConvNet, initial_weights, load_images
+from cotflow.limits.refinement import hidden_states, leading_difference
+from cotflow.measure.rates import mean_interval
+net, images = ConvNet("gelu", channels=2), load_images("digits").test[:3]
+weights = initial_weights(net, 2, [0])
+def f(k, h):
+    return net.residual(weights.layers[k], h)
+states = hidden_states(f, 2, net.embed(weights, images))
+jacobian_norms(f, states, 1, torch.Generator(), batch=2)
+leading_difference(f, states)
+mean_interval([1.0, 2.0])
+"""
+
+
+@pytest.mark.slow
+def test_short_runs_load_no_package_that_costs_more_than_they_do():
+    command = f"import sys; exec({SHORT!r}); print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", command], capture_output=True, text=True, check=True
+    )
+    assert {"torch._dynamo", "scipy.stats", "sklearn"} & set(done.stdout.split()) == set()
+
+
 def both(content: str) -> tuple[list, list]:
     """Code and tags of every code cell as this book's reader and as jupytext finds them."""
     theirs = jupytext.reads(content, "md:myst").cells

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.func import jvp, vjp
 
 import cotflow.convolution.training as training
 from cotflow.convolution import (
@@ -350,3 +351,22 @@ def test_a_wrong_request_is_refused_with_a_sentence():
         net(weights, torch.zeros(1, 1, 2, 2))
     with pytest.raises(FloatingPointError, match="smaller rate"):
         train(net, weights, data, [0], Trainer(rate=1e30, epochs=9))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moving", ["state", "state and scale"])
+def test_forward_derivative_of_a_block_is_its_backward_one(moving):
+    net, g = ConvNet("gelu", channels=3), torch.Generator().manual_seed(0)
+    layer = initial_weights(net, 1, [0, 1], dtype=torch.float64).layers[0]
+    layer = layer.map(lambda z: z + torch.rand(z.shape, generator=g, dtype=z.dtype))
+    h, push = torch.randn(2, 2, 5, 3, 4, 4, generator=g, dtype=torch.float64)
+
+    def block(h, scale):
+        return net.residual(replace(layer, scale1=scale), h)
+
+    slope = torch.ones_like(layer.scale1) if moving == "state and scale" else None
+    at, along = ((h,), (push,)) if slope is None else ((h, layer.scale1), (push, slope))
+    forward = jvp(lambda h, scale=layer.scale1: block(h, scale), at, along)[1]
+    pull = vjp(lambda h, scale=layer.scale1: block(h, scale), *at)[1]
+    back = sum(float((a * b).sum()) for a, b in zip(along, pull(forward), strict=True))
+    assert back == pytest.approx(float(forward.square().sum()), rel=1e-12)

@@ -11,6 +11,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
 
 from cotflow.convolution import (
     ConvNet,
@@ -98,6 +99,17 @@ def test_digits_are_there_without_a_file():
     assert not data.flip
     check_standardised(data)
     assert torch.equal(load_images("digits").test, data.test)
+
+
+@pytest.mark.slow
+def test_digits_are_those_of_scikit_learn():
+    images, labels = load_digits(return_X_y=True)
+    data = load_images("digits")
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))[::5]
+    assert torch.equal(data.test_labels, torch.tensor(labels)[order])
+    pixels = torch.tensor(images, dtype=torch.float32).reshape(-1, 1, 8, 8)[order]
+    slope = (data.test[1] - data.test[0]).norm() / (pixels[1] - pixels[0]).norm()
+    torch.testing.assert_close(data.test - data.test[:1], slope * (pixels - pixels[:1]))
 
 
 def test_mnist_files_are_read_as_written(tmp_path):

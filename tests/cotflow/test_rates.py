@@ -122,6 +122,11 @@ def test_an_interval_needs_two_values():
         mean_interval([1.0])
 
 
+def test_an_interval_is_over_one_row():
+    with pytest.raises(ValueError, match=r"expected one row of values, received shape \(2, 3\)"):
+        mean_interval(np.ones((2, 3)))
+
+
 def test_polynomials_in_one_over_depth_are_extrapolated_exactly():
     inverse = 1.0 / np.array([5.0, 10.0, 20.0, 40.0])
     values = np.stack([3.0 - inverse + 2.0 * inverse**2 + 7.0 * inverse**3, 1.0 + inverse], -1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -48,8 +49,13 @@ def hermite_coefficients(activation: Activation, degree: int, nodes: int = 256) 
     return HermiteSeries(values, float(np.abs(values - coarse).max()))
 
 
+@functools.cache
+def _legendre(nodes: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.polynomial.legendre.leggauss(nodes)
+
+
 def _quadrature(activation: Activation, degree: int, nodes: int) -> np.ndarray:
-    points, weights = np.polynomial.legendre.leggauss(nodes)
+    points, weights = _legendre(nodes)
     half = 0.5 * CUT * (points + 1.0)
     z = np.concatenate([-half[::-1], half])
     density = np.exp(-0.5 * z**2) / math.sqrt(2.0 * math.pi)

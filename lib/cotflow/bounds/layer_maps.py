@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.func import jvp, vjp
+from torch.func import jvp
 
 from cotflow.network.residual import ResidualNet
 from cotflow.network.weights import Weights
@@ -38,11 +38,13 @@ def jacobian_norms(
     norms = []
     for k, h in enumerate(states[:-1]):
         v = torch.randn(h.shape, generator=generator, dtype=h.dtype, device=h.device)
-        pull = vjp(lambda x, k=k: f(k, x), h)[1]
+        with torch.enable_grad():
+            start = h.detach().requires_grad_()
+            end = f(k, start)
         for _ in range(iterations):
             v = v / sample_norms(v, batch).reshape(*v.shape[:batch], *[1] * (v.ndim - batch))
             pushed = jvp(lambda x, k=k: f(k, x), (h,), (v,))[1]
-            v = pull(pushed)[0]
+            v = torch.autograd.grad(end, start, pushed, retain_graph=True)[0]
         norms.append(sample_norms(pushed, batch))
     return torch.stack(norms)
 

@@ -9,6 +9,7 @@ import tarfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -131,12 +132,12 @@ def fetch(name: str, folder: str | os.PathLike[str], source: Source) -> list[Pat
 
 def digits() -> Images:
     """1797 images 8×8 of handwritten digits; every fifth of a fixed shuffle is for testing."""
-    from sklearn.datasets import load_digits
-
-    images, labels = load_digits(return_X_y=True)
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
-    images = torch.tensor(images, dtype=torch.float32).reshape(-1, 1, 8, 8)[order]
-    labels = torch.tensor(labels)[order]
+    # The file alone: to import scikit-learn takes longer than the rest of a short run.
+    file = metadata.distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")
+    rows = np.loadtxt(str(file), delimiter=",")
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))
+    images = torch.tensor(rows[:, :64], dtype=torch.float32).reshape(-1, 1, 8, 8)[order]
+    labels = torch.tensor(rows[:, 64], dtype=torch.int64)[order]
     test = torch.arange(len(labels)) % 5 == 0
     parts = images[~test], labels[~test], images[test], labels[test]
     return standardised("digits", *parts)

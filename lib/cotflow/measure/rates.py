@@ -7,7 +7,7 @@ from typing import Literal, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
+from scipy.special import stdtrit
 from torch import Tensor
 
 
@@ -86,9 +86,12 @@ def span(
 def mean_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[float, float, float]:
     """(mean, low, high): Student's t interval over independent values (seeds)."""
     values = np.asarray(values, dtype=float)
+    if values.ndim > 1:
+        raise ValueError(f"interval: expected one row of values, received shape {values.shape}")
     if values.size < 2:
         raise ValueError(f"interval: expected at least 2 values, received {values.size}")
-    half = stats.t.ppf(0.5 + confidence / 2, values.size - 1) * stats.sem(values)
+    error = values.std(ddof=1) / np.sqrt(values.size)
+    half = stdtrit(values.size - 1, 0.5 + confidence / 2) * error
     return float(values.mean()), float(values.mean() - half), float(values.mean() + half)
 
 
@@ -126,7 +129,7 @@ def loglog_slope(x: ArrayLike, y: ArrayLike, confidence: float = 0.95) -> Slope:
         if x.size > 2:
             residuals = logs[0] - logs[0].mean() - slope * centred
             variance = residuals.dot(residuals) / (x.size - 2) / centred.dot(centred)
-            half = float(stats.t.ppf(0.5 + confidence / 2, x.size - 2) * np.sqrt(variance))
+            half = float(stdtrit(x.size - 2, 0.5 + confidence / 2) * np.sqrt(variance))
         low, high = slope - half, slope + half
     return Slope(
         slope=slope,
