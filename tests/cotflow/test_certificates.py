@@ -787,6 +787,84 @@ def test_single_precision_weights_are_taken_as_the_numbers_they_are():
     assert running_certificate(net, *single) == running_certificate(net, *double)
 
 
+CERTIFY = [
+    initial_certificate,
+    running_certificate,
+    lambda *a: initial_certificate(*a, constants="explicit"),
+]
+
+
+@pytest.mark.parametrize("certify", CERTIFY)
+@pytest.mark.parametrize("size", [1e-150, 1e-162, 1e-170, 1e-300, 5e-324])
+def test_a_risk_that_underflows_is_told(certify, size):
+    """One point at 0 with the target y: neither the risk y²/2 nor its root is 0."""
+    net, weights, x, _ = certified_problem()
+    point, y = 0.0 * x[:1], torch.full((1, 1), size, dtype=DOUBLE)
+    found = certify(net, weights, point, y)
+    no_nan(found)
+    assert not found.holds and found.rate == 0.0 and 0.0 < found.risk <= 1e-280
+    assert found.reason == (
+        "the risk at the start is not 0, but below 1e-280, where squares underflow"
+    )
+    assert certify(net, weights, point, 1e-100 + 0 * y).radius > 0.0
+    at_rest = certify(net, weights, point, 0 * y)
+    assert at_rest.holds and at_rest.risk == at_rest.radius == 0.0
+
+
+def test_a_rate_that_underflows_is_told():
+    net, weights, _, _ = certified_problem()
+    tiny, zero = replace(weights, B=1e-160 * weights.B), torch.zeros(1, 1, dtype=DOUBLE)
+    for certify in CERTIFY:
+        found = certify(net, tiny, zero, zero)
+        assert not found.holds and found.rate == 0.0 and "underflow" in found.reason
+    for bound in (pl_bound, pl_bound_independent):
+        assert float(bound(net, tiny, zero)) == 0.0 < float(bound(net, weights, zero))
+
+
+@pytest.mark.parametrize("certify", [*CERTIFY, lambda *a: pl_bound(*a[:3])])
+def test_what_autograd_follows_is_certified_all_the_same(certify):
+    net, weights, x, y = certified_problem()
+    followed = weights.map(lambda v: v.clone().requires_grad_())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = certify(net, followed, x.clone().requires_grad_(), y.clone().requires_grad_())
+    assert found == certify(net, weights, x, y)
+    assert not getattr(found, "requires_grad", False)
+
+
+@pytest.mark.parametrize("certify", CERTIFY)
+def test_data_of_another_kind_are_refused_in_a_sentence(monkeypatch, certify):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    net, weights, x, y = certified_problem()
+    for dtype in (torch.complex128, torch.int64, torch.bool):
+        kind = str(dtype).removeprefix("torch.")
+        sentence = "expected real floating-point numbers in {}, received " + kind
+        with pytest.raises(ValueError, match=sentence.format("x")):
+            certify(net, weights, x.to(dtype), y)
+        with pytest.raises(ValueError, match=sentence.format("y")):
+            certify(net, weights, x, y.to(dtype))
+    with pytest.raises(ValueError, match="numbers in B, received complex128"):
+        certify(net, replace(weights, B=weights.B.to(torch.complex128)), x, y)
+    with pytest.raises(ValueError, match=r"expected x of shape \(N, 1\), received \(2, 3, 1\)"):
+        certify(net, weights, x.expand(2, 3, 1), y)
+    with pytest.raises(ValueError, match=r"expected y of shape \(3, 1\), received \(2, 3, 1\)"):
+        certify(net, weights, x, y.expand(2, 3, 1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_small_precisions_are_taken_as_their_numbers_and_infinity_is_none_of_them(dtype):
+    net, weights, x, y = certified_problem()
+    for certify in CERTIFY:
+        small = x.to(dtype), y.to(dtype)
+        assert certify(net, weights, *small) == certify(net, weights, *(v.double() for v in small))
+        beyond = (x + 1e60).to(dtype)
+        with pytest.raises(ValueError, match=r"finite numbers up to 1e\+60 in x, received inf"):
+            certify(net, weights, beyond, y)
+    for ball in (initial_ball, running_ball, layer_kernels, pl_bound, pl_bound_independent):
+        with pytest.raises(ValueError, match=r"finite numbers up to 1e\+60 in x, received inf"):
+            ball(net, weights, beyond)
+
+
 # ---------------------------------------------------------------------------- many features
 
 

@@ -2,6 +2,7 @@
 
 import math
 
+import jaxtyping
 import pytest
 import torch
 
@@ -146,3 +147,74 @@ def test_integrate_costs_more_at_smaller_tolerances():
         for t in (1e-3, 1e-6, 1e-9)
     ]
     assert counts[0] < counts[1] < counts[2]
+
+
+def still(s, h):
+    return torch.zeros_like(h)
+
+
+@pytest.mark.parametrize(
+    "depths",
+    [[0, 2], [-0.1, 1], [0, math.nan], [math.inf, 0], [0], [], [0, 0], [0, 1, 0.5], [[0, 1]]],
+)
+def test_depths_that_are_none_are_refused(monkeypatch, depths):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    s = torch.tensor(depths, dtype=torch.float64)
+    for ask in (
+        lambda: integrate(still, H0, s),
+        lambda: solve(mean_field_net(TANH), lambda s: V0, lambda s: W0, H0, s),
+    ):
+        with pytest.raises(ValueError, match="two depths between 0 and 1, all increasing or all"):
+            ask()
+
+
+@pytest.mark.parametrize("tolerance", [0.0, -1.0, 1e-17, math.nan, math.inf])
+def test_a_tolerance_that_is_none_is_refused(tolerance):
+    with pytest.raises(ValueError, match=r"at least 2\.2e-16, the resolution of float64, received"):
+        integrate(still, H0, ENDS, tolerance=tolerance)
+    with pytest.raises(ValueError, match=r"at least 1\.2e-07, the resolution of float32, received"):
+        integrate(still, H0.float(), ENDS, tolerance=1e-9)
+
+
+def test_without_a_tolerance_it_is_one_that_the_precision_has():
+    V, W = lambda s: V0, lambda s: W0
+    net = mean_field_net(TANH)
+    torch.testing.assert_close(
+        solve(net, V, W, H0, ENDS), solve(net, V, W, H0, ENDS, tolerance=1e-9), rtol=0, atol=0
+    )
+    single = solve(net, lambda s: V0.float(), lambda s: W0.float(), H0.float(), ENDS)
+    torch.testing.assert_close(single.double(), solve(net, V, W, H0, ENDS), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_states_that_are_no_numbers_are_refused(monkeypatch, bad):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    broken = H0.clone()
+    broken[1, 1] = bad
+    for state in (broken, H0[:0], H0.to(torch.complex128), H0.long()):
+        with pytest.raises(ValueError, match="neural ODE: expected a state of finite real numbers"):
+            integrate(still, state, ENDS)
+
+
+@pytest.mark.parametrize(
+    "f", [lambda s, h: h**3, lambda s, h: h * math.nan, lambda s, h: 1e300 * h + h.exp()]
+)
+def test_a_solution_that_blows_up_is_an_error(f):
+    with pytest.raises(RuntimeError, match="neural ODE: expected a finite solution"):
+        integrate(f, 5.0 + H0.abs(), ENDS, tolerance=1e-6)
+
+
+def test_backwards_it_comes_back_to_the_start():
+    V, W = lipschitz_weights()
+    net = mean_field_net(TANH)
+    end = solve(net, V, W, H0, ENDS)[-1]
+    back = solve(net, V, W, end, ENDS.flip(0))
+    assert back.shape == (3, n, q)
+    torch.testing.assert_close(
+        integrate(lambda s, h: -h, end, ENDS.flip(0)).states[-1], end * math.e
+    )
+
+
+def test_jumps_outside_are_refused():
+    with pytest.raises(ValueError, match=r"jumps between 0 and 1, received \[0\.5, 1\.5\]"):
+        integrate(still, H0, ENDS, jumps=[0.5, 1.5])

@@ -110,6 +110,11 @@ def test_two_points_of_one_seed_leave_the_interval_open():
         ([1.0, 2.0], [1.0, math.nan], "expected positive finite numbers"),
         ([0.0, 2.0], [1.0, 1.0], "expected positive finite numbers"),
         ([1.0, math.inf], [1.0, 1.0], "expected positive finite numbers"),
+        ([1.0, 2.0], np.ones((0, 2)), r"received \(2,\) and \(0, 2\)"),
+        ([], [], r"at least 2 points .* received \(0,\) and \(1, 0\)"),
+        ([1e300, np.nextafter(1e300, 2e300)], [1.0, 2.0], "at least 2 different x"),
+        ([1.0, 2.0], [1.0, 2.0j], "expected real numbers, received complex128"),
+        ([1.0, 2.0], ["a", "b"], "expected real numbers, received <U1"),
     ],
 )
 def test_bad_points_give_one_sentence(abscissae, ordinates, message):
@@ -157,3 +162,60 @@ def test_a_span_is_all_values(make):
 
 def test_a_slope_and_a_span_fill_the_same_fields():
     assert loglog_slope(x, x).measured().keys() == span(x, "points").keys()
+
+
+SUMMARIES = {
+    "interval": mean_interval,
+    "extrapolation": richardson,
+    "span": lambda values: span(values, "three"),
+}
+
+
+@pytest.mark.parametrize("what", SUMMARIES)
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_values_that_are_no_numbers_are_refused(what, bad):
+    with pytest.raises(
+        ValueError, match=f"^{what}: expected finite numbers, received 1 .* among 3"
+    ):
+        SUMMARIES[what]([1.0, bad, 2.0])
+    with pytest.raises(ValueError, match=f"^{what}: expected real numbers, received complex128"):
+        SUMMARIES[what]([1.0, 2.0j, 2.0])
+
+
+@pytest.mark.parametrize("what", SUMMARIES)
+def test_no_values_are_refused(what):
+    with pytest.raises(ValueError, match=f"^{what}: expected at least .* received 0"):
+        SUMMARIES[what]([])
+
+
+def test_a_span_of_tensors_is_checked_as_well():
+    for bad in (torch.tensor([1.0, math.nan]), torch.tensor([])):
+        with pytest.raises(ValueError, match=r"^span: expected"):
+            span(bad, "two")
+    assert span([3.0], "one")["low"] == span([3.0], "one")["high"] == 3.0
+
+
+def test_an_interval_is_over_values_in_a_row():
+    with pytest.raises(ValueError, match=r"values in a row, received shape \(2, 2\)"):
+        mean_interval([[1.0, 2.0], [3.0, 4.0]])
+
+
+@pytest.mark.parametrize("confidence", [0.0, 1.0, -1.0, 95.0, math.nan])
+def test_a_confidence_that_is_none_is_refused(confidence):
+    for ask in (lambda c: mean_interval([1.0, 2.0], c), lambda c: loglog_slope(x, x, c)):
+        with pytest.raises(ValueError, match=f"expected 0 < confidence < 1, received {confidence}"):
+            ask(confidence)
+
+
+@given(
+    exponent=st.floats(-100, 100),
+    values=st.lists(st.floats(0.1, 10.0), min_size=5, max_size=5),
+    seed=st.integers(0, 100),
+)
+def test_slopes_do_not_depend_on_units_or_order(exponent, values, seed):
+    order = np.random.default_rng(seed).permutation(5)
+    fit, unit = loglog_slope(x, values), 10.0**exponent
+    other = loglog_slope(unit * x[order], unit * np.array(values)[order])
+    assert (other.slope, other.low, other.high) == pytest.approx(
+        (fit.slope, fit.low, fit.high), rel=1e-9, abs=1e-9
+    )

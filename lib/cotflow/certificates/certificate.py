@@ -15,7 +15,7 @@ from cotflow.certificates.features import Forward, forward
 from cotflow.certificates.hypotheses import coincident, require_ball, require_data
 from cotflow.certificates.initial import InitialBall, initial_ball
 from cotflow.certificates.norms import risk_bound
-from cotflow.certificates.rounding import Reals, down, up
+from cotflow.certificates.rounding import LEAST, Reals, down, up
 from cotflow.certificates.running import RunningBall, running_ball
 from cotflow.network.residual import ResidualNet
 from cotflow.network.weights import Weights
@@ -153,6 +153,8 @@ def _certificate(
     theorem: Literal["sharp", "explicit", "running"],
 ) -> Certificate:
     unfit = _unfit(ball, passed)
+    if not unfit and 0.0 < risk <= LEAST:
+        unfit = f"the risk at the start is not 0, but below {LEAST:.0e}, where squares underflow"
     if unfit:
         found = radius or 0.0, 0.0, 0.0, unfit
     elif theorem == "explicit" and isinstance(ball, InitialBall):
@@ -160,6 +162,8 @@ def _certificate(
     else:
         found = _by_budget(ball, risk, radius)
     reach, rate, largest, reason = found
+    if 0.0 < rate <= LEAST:
+        rate, reason = 0.0, f"the rate is below {LEAST:.0e}, where squares underflow"
     if rate == 0.0 and not reason:
         where = "" if radius is None else f" of the ball of radius R = {radius:.4g}"
         reason = f"the risk {risk:.4g} at the start is above the threshold {largest:.4g}{where}"
@@ -216,7 +220,7 @@ def initial_certificate(
     [True, False]
     """
     require_ball(net, weights)
-    require_data(weights, x, y)
+    require_data(weights, x, y, runs=False)
     _require_radius(radius)
     if constants not in ("sharp", "explicit"):
         raise ValueError(f"constants: expected sharp or explicit, received {constants!r}")
@@ -247,7 +251,7 @@ def running_certificate(
     :func:`initial_certificate`.
     """
     require_ball(net, weights)
-    require_data(weights, x, y)
+    require_data(weights, x, y, runs=False)
     _require_radius(radius)
     passed = forward(net, weights, x)
     ball, risk = running_ball(net, weights, x, passed), risk_bound(weights, passed, y)

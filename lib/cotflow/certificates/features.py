@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cotflow.certificates.eigenvalues import least_feature_eigenvalue
+from cotflow.certificates.hypotheses import require_data
 from cotflow.certificates.rounding import UNIT, gamma, up
 from cotflow.network.residual import ResidualNet
 from cotflow.network.weights import Weights
@@ -17,7 +18,7 @@ from cotflow.network.weights import Weights
 
 def exact(weights: Weights) -> Weights:
     """The same numbers in double precision on the processor: bounds speak of these numbers."""
-    return weights.to(device="cpu", dtype=torch.float64)
+    return weights.map(Tensor.detach).to(device="cpu", dtype=torch.float64)
 
 
 def length(vectors: Float[Tensor, "*shape q"]) -> Float[Tensor, "*shape"]:
@@ -105,6 +106,7 @@ def layer_kernels(
     Plain numbers, not bounds: λ_min from the product is no better than about n·u. Bounds take
     the factor, ``forward(net, weights, x).least_eigenvalues()``.
     """
+    require_data(weights, x)
     features = forward(net, weights, x).features
     gram = features @ features.mT / features.shape[-1]
     return (gram + gram.mT) / 2

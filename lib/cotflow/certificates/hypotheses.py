@@ -62,21 +62,35 @@ def require_ball(net: ResidualNet, weights: Weights) -> None:
         )
 
 
-def require_data(weights: Weights, x: Tensor, y: Tensor | None = None) -> None:
-    """x of shape (*, N, d), y of shape (*, N, d′), all numbers finite."""
+def require_data(
+    weights: Weights, x: Tensor, y: Tensor | None = None, *, runs: bool = True
+) -> None:
+    """x of shape (*, N, d), y of shape (*, N, d′), without * where there are no runs; all numbers
+    real, of floating point and finite."""
     d, out = weights.A.shape[-1], weights.B.shape[-2]
-    if x.ndim < 2 or x.shape[-2] < 1 or x.shape[-1] != d:
-        raise ValueError(f"certificate: expected x of shape (N, {d}), received {tuple(x.shape)}")
-    if y is not None and tuple(y.shape[-2:]) != (x.shape[-2], out):
+    before = "*, " if runs else ""
+    if x.ndim < 2 or x.shape[-2] < 1 or x.shape[-1] != d or (x.ndim > 2 and not runs):
         raise ValueError(
-            f"certificate: expected y of shape ({x.shape[-2]}, {out}), received {tuple(y.shape)}"
+            f"certificate: expected x of shape ({before}N, {d}), received {tuple(x.shape)}"
+        )
+    if y is not None and (tuple(y.shape[-2:]) != (x.shape[-2], out) or (y.ndim > 2 and not runs)):
+        raise ValueError(
+            f"certificate: expected y of shape ({before}{x.shape[-2]}, {out}), received "
+            f"{tuple(y.shape)}"
         )
     named = weights.tensors() | {"x": x} | ({} if y is None else {"y": y})
     for name, value in named.items():
-        if not bool((value.abs() <= LARGEST).all()):
+        if not value.is_floating_point():
+            raise ValueError(
+                f"certificate: expected real floating-point numbers in {name}, received "
+                f"{str(value.dtype).removeprefix('torch.')}"
+            )
+        # In single precision the limit itself would be infinite.
+        sizes = value.detach().to("cpu", torch.float64).abs()
+        if not bool((sizes <= LARGEST).all()):
             raise ValueError(
                 f"certificate: expected finite numbers up to {LARGEST:.0e} in {name}, received "
-                f"{float(value.abs().max()):.3g}"
+                f"{float(sizes.max()):.3g}"
             )
 
 

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cotflow.certificates.features import Forward, exact, forward, length
+from cotflow.certificates.hypotheses import require_data
 from cotflow.certificates.norms import data_norm, feature_norms
 from cotflow.certificates.rounding import Reals, down, up
 from cotflow.certificates.slope import output_constant
@@ -114,6 +115,7 @@ def initial_ball(
     net: ResidualNet, weights: Weights, x: Float[Tensor, "n d"], passed: Forward | None = None
 ) -> InitialBall:
     """The constants of the balls around V = 0, computed from the drawn features."""
+    require_data(weights, x, runs=False)
     passed = passed or forward(net, weights, x)
     weights = exact(weights)
     states, error = passed.states[0], float(length(passed.state_error[0]))

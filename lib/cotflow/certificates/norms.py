@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cotflow.certificates.eigenvalues import operator_norm
 from cotflow.certificates.features import Forward, exact, length
-from cotflow.certificates.rounding import UNIT, gamma, up
+from cotflow.certificates.rounding import LEAST, UNIT, gamma, up
 from cotflow.network.residual import ResidualNet
 from cotflow.network.weights import Weights
 
@@ -37,11 +37,13 @@ def feature_norms(weights: Weights) -> Float[Tensor, " L"]:
 
 
 def risk_bound(weights: Weights, passed: Forward, y: Float[Tensor, "n dy"]) -> float:
-    """An upper bound on L = (1/2N) Σ_i |Bh_{L,i} − y_i|² in exact arithmetic."""
+    """An upper bound on L = (1/2N) Σ_i |Bh_{L,i} − y_i|² in exact arithmetic; 0 only if it is 0."""
     B, y = exact(weights).B, y.detach().to("cpu", torch.float64)
     h, error = passed.states[-1], passed.state_error[-1]
     size = up(torch.linalg.vector_norm(B), B.numel())
     residual = length(h @ B.mT - y)
     wrong = size * up(error + gamma(B.shape[-1]) * length(h)) + 2.0 * UNIT * residual
     risk = float(up((residual + wrong).square().mean() / 2.0, len(y)))
+    if bool(y.any()) or bool(h.any()) or bool(error.any()):
+        risk = max(risk, LEAST)
     return math.inf if math.isnan(risk) else risk

@@ -8,6 +8,8 @@ import numpy as np
 from torch import Tensor
 
 UNIT = 2.0**-53
+# Below it products of a few numbers underflow, which the roundings here leave out.
+LEAST = 1e-280
 Reals = float | np.ndarray
 Value = TypeVar("Value", float, np.ndarray, Tensor, Reals)
 

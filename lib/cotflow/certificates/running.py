@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cotflow.certificates.features import Forward, exact, forward
+from cotflow.certificates.hypotheses import require_data
 from cotflow.certificates.norms import data_norm, feature_norms
 from cotflow.certificates.rounding import Reals, down, up
 from cotflow.certificates.slope import output_constant
@@ -103,6 +104,7 @@ def running_ball(
     net: ResidualNet, weights: Weights, x: Float[Tensor, "n d"], passed: Forward | None = None
 ) -> RunningBall:
     """The constants of the balls around a net as it is."""
+    require_data(weights, x, runs=False)
     passed = passed or forward(net, weights, x)
     weights = exact(weights)
     before = passed.states[:-1], passed.state_error[:-1]

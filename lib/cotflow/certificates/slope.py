@@ -9,7 +9,7 @@ from torch import Tensor
 from cotflow.certificates.eigenvalues import least_feature_eigenvalue, least_singular_value
 from cotflow.certificates.features import exact, forward, layer_stretch
 from cotflow.certificates.hypotheses import require_data, require_network
-from cotflow.certificates.rounding import down, gamma, up
+from cotflow.certificates.rounding import LEAST, down, gamma, up
 from cotflow.network.residual import ResidualNet
 from cotflow.network.weights import Weights
 
@@ -38,7 +38,7 @@ def pl_bound(
     after = torch.cat([torch.ones_like(kept[..., :1]), kept.flip(-1)[..., :-1]], -1)
     after = after.cumprod(-1).flip(-1).square()
     mean = (eigenvalues * after).mean(-1)
-    return down(2.0 / x.shape[-2] * output_constant(weights).square() * mean, 4 * depth)
+    return _resolved(down(2.0 / x.shape[-2] * output_constant(weights).square() * mean, 4 * depth))
 
 
 def pl_bound_independent(
@@ -65,4 +65,9 @@ def pl_bound_independent(
     after = up(after.cumprod(-1).flip(-1), 2 * depth) - 1.0 + 2.0 * gamma(1)
     lost = up((kernel * after.square()).mean(-1).sqrt(), depth)
     root = (down(eigenvalue.sqrt()) - lost).clamp_min(0.0)
-    return down(2.0 / n * output_constant(weights).square() * root.square())
+    return _resolved(down(2.0 / n * output_constant(weights).square() * root.square()))
+
+
+def _resolved(bound: Tensor) -> Tensor:
+    """The bound, 0 where it is so small that underflow had a part in it."""
+    return torch.where(bound > LEAST, bound, torch.zeros_like(bound))

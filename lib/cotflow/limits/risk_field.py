@@ -102,7 +102,7 @@ def continuous_sweep(
         raise ValueError(
             f"continuous depth: expected depth_exponent 1, received {net.depth_exponent}"
         )
-    if not (s[0] >= 0.0 and s[-1] <= 1.0 and bool((s.diff() > 0).all())):
+    if not (s.ndim == 1 and len(s) and s[0] >= 0.0 and s[-1] <= 1.0 and bool((s.diff() > 0).all())):
         raise ValueError(f"continuous depth: expected 0 ≤ s_1 < s_2 < … ≤ 1, received {s}")
 
     def layer(depth: float, h: Tensor) -> tuple[Tensor, Tensor, Tensor, float]:

@@ -74,6 +74,7 @@ def span(
     {'measured': 1.0, 'low': 0.25, 'high': 1.0, 'interval': 'range over 3 seeds'}
     """
     found = values if isinstance(values, Tensor) else np.asarray(values)
+    _finite("span", found.detach().cpu() if isinstance(found, Tensor) else found, 1)
     points = {"max": found.max, "mean": found.mean, "min": found.min}
     return Measured(
         measured=float(points[point]()),
@@ -83,13 +84,40 @@ def span(
     )
 
 
+def _real(what: str, values: ArrayLike) -> np.ndarray:
+    found = np.asarray(values)
+    if found.dtype.kind not in "buifO":
+        raise ValueError(f"{what}: expected real numbers, received {found.dtype}")
+    return np.asarray(found, dtype=float)
+
+
+def _finite(what: str, values: ArrayLike, least: int) -> np.ndarray:
+    """The values as real finite numbers, so many at least."""
+    found = _real(what, values)
+    if found.size < least:
+        raise ValueError(
+            f"{what}: expected at least {least} value{'s' * (least > 1)}, received {found.size}"
+        )
+    wrong = ~np.isfinite(found)
+    if wrong.any():
+        raise ValueError(
+            f"{what}: expected finite numbers, received {wrong.sum()} that are not among "
+            f"{found.size}"
+        )
+    return found
+
+
+def _require_confidence(what: str, confidence: float) -> None:
+    if not 0.0 < confidence < 1.0:
+        raise ValueError(f"{what}: expected 0 < confidence < 1, received {confidence}")
+
+
 def mean_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[float, float, float]:
     """(mean, low, high): Student's t interval over independent values (seeds)."""
-    values = np.asarray(values, dtype=float)
-    if values.ndim > 1:
+    values = _finite("interval", values, 2)
+    if values.size != max(values.shape):
         raise ValueError(f"interval: expected one row of values, received shape {values.shape}")
-    if values.size < 2:
-        raise ValueError(f"interval: expected at least 2 values, received {values.size}")
+    _require_confidence("interval", confidence)
     error = values.std(ddof=1) / np.sqrt(values.size)
     half = stdtrit(values.size - 1, 0.5 + confidence / 2) * error
     return float(values.mean()), float(values.mean() - half), float(values.mean() + half)
@@ -108,16 +136,17 @@ def loglog_slope(x: ArrayLike, y: ArrayLike, confidence: float = 0.95) -> Slope:
     >>> fit.slopes.shape, f"{fit.slope:.3f} in [{fit.low:.3f}, {fit.high:.3f}], {fit.interval}"
     ((2,), '-1.000 in [-1.000, -1.000], 95% over 2 seeds')
     """
-    x = np.asarray(x, dtype=float)
-    y = np.atleast_2d(np.asarray(y, dtype=float))
-    if x.ndim != 1 or y.ndim != 2 or y.shape[1] != x.size or x.size < 2:
+    x = _real("slope", x)
+    y = np.atleast_2d(_real("slope", y))
+    if x.ndim != 1 or y.ndim != 2 or y.shape[1] != x.size or x.size < 2 or not len(y):
         raise ValueError(
             "slope: expected x of shape (points,) with at least 2 points and y of shape "
             f"(seeds, points), received {x.shape} and {y.shape}"
         )
     if not (np.isfinite(x).all() and np.isfinite(y).all() and (x > 0).all() and (y > 0).all()):
         raise ValueError("slope: expected positive finite numbers; logarithms were asked for")
-    if (x == x[0]).all():
+    _require_confidence("slope", confidence)
+    if (np.log(x) == np.log(x[0])).all():
         raise ValueError(f"slope: expected at least 2 different x, received {x[0]} alone")
     centred, logs = np.log(x) - np.log(x).mean(), np.log(y)
     slopes = logs @ centred / centred.dot(centred)
@@ -152,9 +181,11 @@ def richardson(values: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     ----------
     values : (depths, ...), every depth twice the one before.
     """
-    column = np.asarray(values, dtype=float)
-    if len(column) < 2:
-        raise ValueError(f"extrapolation: expected at least 2 depths, received {len(column)}")
+    column = _finite("extrapolation", values, 0)
+    if column.ndim < 1 or len(column) < 2:
+        raise ValueError(
+            f"extrapolation: expected at least 2 depths, received {len(np.atleast_1d(column))}"
+        )
     for order in range(1, len(column)):
         before, gain = column[-1], 2.0**order
         column = (gain * column[1:] - column[:-1]) / (gain - 1.0)

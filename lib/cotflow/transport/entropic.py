@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cotflow.transport.exact import require_layers
+from cotflow.transport.layers import require_layers
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class EntropicDistance:
     ----------
     transport : ⟨C, π_ε⟩, the cost of the optimal plan without its entropy; ≥ W₂².
     value : OT_ε = min_π ⟨C, π⟩ + ε KL(π | α ⊗ β); W₂² ≤ OT_ε ≤ W₂² + ε log m for m atoms.
+        As computed, neither this nor ``transport`` is below W₂² by more than tolerance·max C.
     divergence : S_ε = OT_ε(α, β) − ½ OT_ε(α, α) − ½ OT_ε(β, β): zero between equal measures.
     iterations : of the plan between the two families, until its slowest layer was done.
     """
@@ -44,12 +46,14 @@ def entropic_distance(
 
     Parameters
     ----------
-    epsilon : in the units of |x − y|².
+    epsilon : in the units of |x − y|²; at least u·max C/(4·tolerance) for numbers of resolution
+        u, below which a marginal cannot be told to be right.
     tolerance : largest total error of a marginal, Σ_i |(π1)_i − 1/m|, in any layer. The values are
         dual and much more accurate than that; the plan's cost is of that accuracy.
 
     Raises
     ------
+    ValueError : ε is below the resolution of the costs; atoms or costs are not finite.
     RuntimeError : the tolerance was not reached; a larger ε needs fewer iterations.
 
     Source: Feydy et al., AISTATS 2019.
@@ -60,17 +64,23 @@ def entropic_distance(
     >>> entropic_distance(mu, nu, epsilon=0.5).value
     tensor([4., 4.])
     """
-    require_layers(mu, nu)
+    require_layers(mu, nu, what="entropic distance")
     if not (epsilon > 0 and math.isfinite(epsilon)):
         raise ValueError(f"entropic distance: expected a finite epsilon > 0, received {epsilon}")
-    cost = _cost(mu, nu)
+    if not (0.0 < tolerance < 1.0 and max_iterations >= 1):
+        raise ValueError(
+            "entropic distance: expected 0 < tolerance < 1 and max_iterations ≥ 1, received "
+            f"{tolerance} and {max_iterations}"
+        )
+    cost, *within = (_cost(a, b) for a, b in ((mu, nu), (mu, mu), (nu, nu)))
+    _require_resolved((cost, *within), epsilon, tolerance)
     f, g, iterations = _potentials(cost, epsilon, tolerance, max_iterations)
     log_plan = (f[..., :, None] + g[..., None, :] - cost) / epsilon
     transport = (log_plan.exp() * cost).mean((-2, -1))
     value = f.mean(-1) + g.mean(-1)
     own = [
-        2 * _symmetric_potential(_cost(a, a), epsilon, tolerance, max_iterations).mean(-1)
-        for a in (mu, nu)
+        2 * _symmetric_potential(each, epsilon, tolerance, max_iterations).mean(-1)
+        for each in within
     ]
     return EntropicDistance(
         transport=transport,
@@ -82,6 +92,23 @@ def entropic_distance(
 
 def _cost(a: Tensor, b: Tensor) -> Tensor:
     return (a.unsqueeze(-2) - b.unsqueeze(-3)).square().sum(-1)
+
+
+def _require_resolved(costs: Sequence[Tensor], epsilon: float, tolerance: float) -> None:
+    """Refuse an ε at which the rounding of (f + g − C)/ε alone moves a marginal so far."""
+    dtype = costs[0].dtype
+    name, largest = str(dtype).removeprefix("torch."), max(float(cost.max()) for cost in costs)
+    if math.isinf(largest):
+        raise ValueError(
+            f"entropic distance: expected squared distances within the range of {name}, received "
+            "larger ones"
+        )
+    least = torch.finfo(dtype).eps * largest / (4.0 * tolerance)
+    if epsilon < least:
+        raise ValueError(
+            f"entropic distance: expected epsilon ≥ {least:.3g}, the resolution of costs up to "
+            f"{largest:.3g} in {name} at a tolerance of {tolerance:g}, received {epsilon:g}"
+        )
 
 
 def _soft_minimum(cost: Tensor, potential: Tensor, epsilon: float) -> Tensor:

@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cotflow.transport.exact import coupling, flat, require_layers
+from cotflow.transport.exact import coupling, flat
+from cotflow.transport.layers import require_layers
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def geodesic(mu: Float[Tensor, "*runs L m p"], nu: Float[Tensor, "*runs L m2 p"]
 
     Source: [B], as restated in OT4ML.
     """
-    require_layers(mu, nu)
+    require_layers(mu, nu, what="geodesic")
     plans = [coupling(*layer) for layer in zip(flat(mu, 2), flat(nu, 2), strict=True)]
     atoms = max(len(mass) for _, _, mass in plans)
 

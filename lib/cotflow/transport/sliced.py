@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cotflow.transport.exact import require_layers
+from cotflow.transport.layers import require_layers
 from cotflow.transport.step_functions import common_refinement
 
 
@@ -60,7 +60,8 @@ def sliced_distance(
 
     Source: Bonneel, Rabin, Peyré, Pfister, J. Math. Imaging Vis. 51 (2015).
     """
-    require_layers(mu, nu)
+    require_layers(mu, nu, what="sliced distance")
+    _require_directions(theta, mu.shape[-1])
     # (*runs, J, L, m): the atoms of a layer, projected and in increasing order
     a, b = (
         torch.einsum("...lmp,jp->...jlm", family, theta.to(family)).sort(-1).values
@@ -69,4 +70,26 @@ def sliced_distance(
     # Quantile functions of uniform atoms are step functions of the mass.
     pieces = common_refinement(a.shape[-1], b.shape[-1])
     gaps = a[..., pieces.first.to(a.device)] - b[..., pieces.second.to(b.device)]
-    return SlicedDistance((gaps.square() @ pieces.length.to(gaps)).mean(-1))
+    found = (gaps.square() @ pieces.length.to(gaps)).mean(-1)
+    if not bool(torch.isfinite(found).all()):
+        raise ValueError(
+            "sliced distance: expected squared distances within the range of "
+            f"{str(found.dtype).removeprefix('torch.')}, received gaps up to "
+            f"{float(gaps.abs().max()):.3g}"
+        )
+    return SlicedDistance(found)
+
+
+def _require_directions(theta: Tensor, dimension: int) -> None:
+    fits = theta.ndim == 2 and len(theta) and theta.shape[-1] == dimension
+    if not fits or not theta.is_floating_point():
+        raise ValueError(
+            f"sliced distance: expected real directions of shape (J, {dimension}), J ≥ 1, received "
+            f"{tuple(theta.shape)} of {str(theta.dtype).removeprefix('torch.')}"
+        )
+    lengths = theta.detach().to(torch.float64).norm(dim=-1)
+    if not bool(((lengths - 1.0).abs() <= 0.01).all()):
+        worst = float(lengths[(lengths - 1.0).abs().argmax()])
+        raise ValueError(
+            f"sliced distance: expected unit vectors, received one of length {worst:.3g}"
+        )

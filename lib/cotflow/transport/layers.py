@@ -1,0 +1,91 @@
+"""What every distance asks of its two families of layers, in sentences, and their scale."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Masses = tuple[Float[Tensor, "*runs L m"], Float[Tensor, "*runs L m2"]]
+
+
+def require_layers(
+    mu: Tensor, nu: Tensor, masses: Masses | None = None, *, what: str = "conditional distance"
+) -> None:
+    """Two families of the same runs, layers and Ω, none of them empty, all numbers finite.
+
+    Masses are finite, ≥ 0 and of sum 1 in every layer, up to a rounding m·ε of their own precision.
+    """
+    if mu.ndim < 3 or mu.shape[:-2] != nu.shape[:-2] or mu.shape[-1] != nu.shape[-1]:
+        raise ValueError(
+            f"{what}: expected two families with the same runs, layers and particle "
+            f"dimension, received shapes {tuple(mu.shape)} and {tuple(nu.shape)}"
+        )
+    for family in (mu, nu):
+        require_atoms(family, what)
+    if masses is not None:
+        for family, mass in zip((mu, nu), masses, strict=True):
+            _require_masses(family, mass, what)
+
+
+def require_atoms(family: Tensor, what: str) -> None:
+    """A family of shape (*runs, L, m, p), none of them 0, of real and finite numbers."""
+    if family.ndim < 3 or 0 in family.shape:
+        raise ValueError(
+            f"{what}: expected atoms of shape (*runs, L, m, p), at least one of each, received "
+            f"shape {tuple(family.shape)}"
+        )
+    _require_numbers(family, "atoms", what)
+
+
+def _require_numbers(values: Tensor, name: str, what: str) -> None:
+    if not values.is_floating_point():
+        raise ValueError(
+            f"{what}: expected real floating-point {name}, received {_short(values.dtype)}"
+        )
+    wrong = ~torch.isfinite(values)
+    if bool(wrong.any()):
+        raise ValueError(
+            f"{what}: expected finite {name}, received {int(wrong.sum())} that are not among "
+            f"{values.numel()}"
+        )
+
+
+def _require_masses(family: Tensor, mass: Tensor, what: str) -> None:
+    if mass.shape != family.shape[:-1]:
+        raise ValueError(
+            f"{what}: expected masses of shape {tuple(family.shape[:-1])}, one an atom, received "
+            f"{tuple(mass.shape)}"
+        )
+    _require_numbers(mass, "masses", what)
+    if bool((mass < 0).any()):
+        raise ValueError(f"{what}: expected masses ≥ 0, received {float(mass.min()):.3g}")
+    sums = mass.detach().to("cpu", torch.float64).sum(-1)
+    off = (sums - 1.0).abs()
+    if float(off.max()) > max(mass.shape[-1], 8) * torch.finfo(mass.dtype).eps:
+        raise ValueError(
+            f"{what}: expected masses of sum 1 in every layer, received a layer of sum "
+            f"{float(sums.flatten()[off.argmax()]):.10g}"
+        )
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def power_of_two(values: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """The power of two 2^k ≤ max|v| < 2^{k+1} over these axes, which stay with length 1; 1 for 0.
+
+    To divide by it is exact: sums of squares, and their roots, neither overflow nor vanish, and
+    are multiplied back to the same bits.
+    """
+    largest = values.detach().abs().amax(axes, keepdim=True)
+    mantissa = torch.frexp(torch.where(largest > 0, largest, torch.ones_like(largest))).mantissa
+    return torch.where(largest > 0, largest, torch.ones_like(largest)) / (2.0 * mantissa)
+
+
+def root_of_squares(values: Tensor, axes: tuple[int, ...], count: int) -> Tensor:
+    """(Σ v² / count)^{1/2} over these axes, at every scale."""
+    power = power_of_two(values, axes)
+    scaled = ((values / power).square().sum(axes) / count).sqrt()
+    return scaled * power.squeeze(axes)
