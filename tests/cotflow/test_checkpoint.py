@@ -2,19 +2,24 @@
 
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import cotflow.flows.checkpoint as module
 from cotflow.flows.chebyshev import RKC2
-from cotflow.flows.checkpoint import Checkpoint, CheckpointError, fingerprint
+from cotflow.flows.checkpoint import Checkpoint, CheckpointError, fingerprint, read
+from cotflow.flows.fingerprint import surroundings
 from cotflow.flows.flow import gradient_flow
 from cotflow.flows.runge_kutta import BOGACKI_SHAMPINE, RK4
 from cotflow.flows.velocity import frobenius_clip
@@ -153,6 +158,10 @@ def run(path, net=None, **changes):
     return gradient_flow(net or marion_net(TANH), weights, x, options.pop("y", y), **options)
 
 
+def cut(velocity, at):
+    return {name: v.clamp(-at, at) for name, v in velocity.items()}
+
+
 def other_weights():
     return problem(4)[0]
 
@@ -250,3 +259,172 @@ def test_fingerprint_sees_every_bit_and_the_dtype():
     prints = {fingerprint({"x": v}) for v in (x, x + 2e-16, x.float(), x[None], -x)}
     assert len(prints) == 5
     assert fingerprint({"x": x, "y": 1}) == fingerprint({"y": 1, "x": x.clone()})
+
+
+@pytest.mark.parametrize(
+    "change, named",
+    [
+        ({"step": 0.125}, ["the step"]),
+        ({"horizon": 1.0}, ["the horizon"]),
+        ({"times": [0.25]}, ["the times"]),
+        ({"segment": 2}, ["the segment"]),
+        ({"observe": {"a": lambda s: s.loss * 2}}, ["the observable 'a'"]),
+        ({"observe": {"b": lambda s: s.loss}}, ["the observable 'b'", "the observable 'a'"]),
+        ({"clip": partial(cut, at=2.0)}, ["the clip"]),
+        ({"weights": other_weights(), "step": 0.125}, ["the initial weights", "the step"]),
+    ],
+    ids=str,
+)
+def test_the_sentence_names_what_differs(change, named, tmp_path):
+    given = {
+        "tolerance": None,
+        "step": 0.25,
+        "observe": {"a": lambda s: s.loss},
+        "clip": partial(cut, at=1.0),
+    }
+    run(tmp_path / "run.pt", **given)
+    run(tmp_path / "run.pt", **given)
+    with pytest.raises(CheckpointError) as caught:
+        run(tmp_path / "run.pt", **(given | change))
+    assert f"(other than here: {', '.join(named)})" in str(caught.value)
+
+
+def test_another_library_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "run.pt"
+    run(path)
+    monkeypatch.setattr(
+        module, "surroundings", lambda: surroundings() | {"the sources of cotflow": "0"}
+    )
+    with pytest.raises(CheckpointError, match=r"other than here: the sources of cotflow\)"):
+        run(path)
+
+
+def test_numbers_of_numpy_and_torch_are_numbers(tmp_path):
+    whole = run(tmp_path / "a", tolerance=None, step=0.125, every=2)
+    steps = [np.float64(0.125), np.float32(0.125), torch.tensor(0.125), Fraction(1, 8)]
+    for step in steps:
+        options = {"horizon": np.float64(0.5), "every": np.int64(2), "tolerance": None}
+        record = run(tmp_path / "a", step=step, segment=None, **options)
+        same(record, whole)
+        assert type(record.step) is float
+    whole = run(tmp_path / "b", tolerance=1e-4, times=[0.0, 0.2, 0.5])
+    for times in (np.array([0.0, 0.2, 0.5]), torch.tensor([0.0, 0.2, 0.5], dtype=torch.float64)):
+        same(
+            run(tmp_path / "b", tolerance=torch.tensor(1e-4, dtype=torch.float64), times=times),
+            whole,
+        )
+    for wrong in ({"steps": 1.5}, {"seconds": float("nan")}, {"steps": True}):
+        with pytest.raises(ValueError, match="checkpoint: expected"):
+            Checkpoint(tmp_path / "a", **wrong)
+    pace = {"steps": np.int64(3), "seconds": np.float32(2)}
+    same(run(tmp_path / "b", times=times, checkpoint=Checkpoint(tmp_path / "b", **pace)), whole)
+
+
+def test_every_flipped_bit_is_refused(tmp_path):
+    path, draw = tmp_path / "run.pt", random.Random(0)
+    run(path, tolerance=None, step=0.25)
+    content = path.read_bytes()
+    places = [draw.randrange(8 * len(content)) for _ in range(200)]
+    places += [8 * (len(content) - k) + k % 8 for k in (1, 64, 65, 66, 67, 86)]
+    for place in places:
+        flipped = bytearray(content)
+        flipped[place // 8] ^= 1 << place % 8
+        path.write_bytes(flipped)
+        with pytest.raises(CheckpointError, match="is damaged or no checkpoint of a run"):
+            read(path, {}, torch.device("cpu"))
+    path.write_bytes(content)
+    run(path, tolerance=None, step=0.25)
+
+
+def test_files_of_other_formats_are_told_from_damaged_ones(tmp_path):
+    path = tmp_path / "run.pt"
+    torch.save({"format": 1, "run": "abc", "step": 3}, path)
+    with pytest.raises(CheckpointError, match=r"another version of cotflow \(format 1, this one"):
+        run(path)
+    module.write({"format": 3, "run": {}, "step": 3}, path)
+    with pytest.raises(CheckpointError, match=r"another version of cotflow \(format 3, this one"):
+        run(path)
+    with pytest.raises(CheckpointError, match=r"expected numbers and tensors to keep, .* Nasty"):
+        module.write({"step": Nasty()}, path)
+
+
+def test_two_runs_on_one_path(tmp_path):
+    path = tmp_path / "run.pt"
+
+    def second(snapshot):
+        with pytest.raises(CheckpointError, match=r"another run is at work on .*run\.pt; wait"):
+            run(path)
+        return snapshot.loss
+
+    run(path, observe={"second": second})
+    assert os.listdir(tmp_path) == ["run.pt"]
+    with pytest.raises(ZeroDivisionError):
+        run(tmp_path / "other.pt", observe={"a": lambda s: 1 / 0})
+    assert os.listdir(tmp_path) == ["run.pt"]
+
+
+@pytest.mark.slow
+def test_a_process_that_holds_a_path_keeps_others_out_until_it_is_killed(tmp_path):
+    path = tmp_path / "cut"
+    child = subprocess.Popen([sys.executable, "-c", SCRIPT, str(path), "fixed"])
+    while not path.exists():
+        time.sleep(0.01)
+        assert child.poll() is None
+    os.kill(child.pid, signal.SIGSTOP)
+    with pytest.raises(CheckpointError, match="another run is at work on"):
+        run(path)
+    child.kill()
+    child.wait()
+    with pytest.raises(CheckpointError, match="is of another run"):
+        run(path)
+    assert os.listdir(tmp_path) == ["cut"]
+
+
+def test_links_planted_beside_the_file_are_not_followed(tmp_path):
+    treasure, path = tmp_path / "treasure", tmp_path / "run.pt"
+    treasure.write_text("gold")
+    for name in (".run.pt.partial", ".run.pt.0123456789abcdef.partial", "run.pt.partial"):
+        (tmp_path / name).symlink_to(treasure)
+    run(path)
+    assert treasure.read_text() == "gold" and not path.is_symlink()
+    (tmp_path / ".run.pt.lock").symlink_to(treasure)
+    with pytest.raises(CheckpointError, match="cannot be kept there"):
+        run(path)
+    assert treasure.read_text() == "gold"
+
+
+def test_what_a_killed_run_was_writing_is_taken_away(tmp_path):
+    left = tmp_path / ".run.pt.0123456789abcdef.partial"
+    left.write_bytes(b"half")
+    (tmp_path / ".run.pt.lock").write_bytes(b"")
+    others = tmp_path / ".another.pt.0123456789abcdef.partial"
+    others.write_bytes(b"half")
+    run(tmp_path / "run.pt")
+    assert sorted(os.listdir(tmp_path)) == [others.name, "run.pt"]
+
+
+@pytest.mark.parametrize("room", [0, 5000])
+def test_a_full_disk_is_told_and_leaves_the_last_file(room, tmp_path):
+    path = tmp_path / "run.pt"
+    run(path)
+    content = path.read_bytes()
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.getsignal(signal.SIGXFSZ)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        with pytest.raises(CheckpointError) as caught:
+            module.write({"x": torch.zeros(10_000)}, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    text = str(caught.value)
+    assert "run.pt could not be written ([Errno 27] File too large); what was kept before" in text
+    assert path.read_bytes() == content and os.listdir(tmp_path) == ["run.pt"]
+
+
+def test_what_is_no_file_is_told(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe"):
+        with pytest.raises(CheckpointError, match="expected the path of a file, received"):
+            run(path)
+    assert os.listdir(tmp_path) == ["pipe"]

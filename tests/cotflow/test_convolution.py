@@ -370,3 +370,29 @@ def test_forward_derivative_of_a_block_is_its_backward_one(moving):
     pull = vjp(lambda h, scale=layer.scale1: block(h, scale), *at)[1]
     back = sum(float((a * b).sum()) for a, b in zip(along, pull(forward), strict=True))
     assert back == pytest.approx(float(forward.square().sum()), rel=1e-12)
+
+
+def test_observers_of_a_training_may_return_numbers_and_nothing_to_train_is_told(tmp_path):
+    net, data = ConvNet("gelu", channels=4, classes=3), blobs()
+    weights = initial_weights(net, 2, [0, 1], "independent")
+    leaves = weights.map(lambda v: v.clone().requires_grad_())
+    options = {"observe": {"one": lambda w: 1.5}, "checkpoint": Checkpoint(tmp_path / "run.pt")}
+    trainer = Trainer(epochs=1, batch=16, rate=np.float64(0.04))
+    records = [train(net, w, data, np.array([0, 1]), trainer, **options) for w in (weights, leaves)]
+    for record in records:
+        assert record.observed["one"].tolist() == [1.5, 1.5]
+        assert not record.weights.head.requires_grad
+    assert torch.equal(records[0].weights.head, records[1].weights.head)
+    with pytest.raises(
+        CheckpointError, match=r"other than here: the seeds, the observable 'one'\)"
+    ):
+        train(net, weights, data, [0, 2], trainer, **(options | {"observe": {"one": lambda w: 2}}))
+    empty = weights.map(lambda v: v[:0])
+    with pytest.raises(ValueError, match="at least one run, one layer and two images, received 0"):
+        train(net, empty, data, [])
+    few = replace(data, train=data.train[:1], train_labels=data.train_labels[:1])
+    with pytest.raises(ValueError, match="two images, received 2, 2 and 1"):
+        train(net, weights, few, [0, 1])
+    for wrong in ({"rate": -1.0}, {"rate": math.nan}, {"momentum": 1.0}, {"decay": math.inf}):
+        with pytest.raises(ValueError, match=r"^training: expected a "):
+            Trainer(**wrong)

@@ -386,3 +386,123 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert float(done.stdout) < 4
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"every": 1.5}, "expected every ≥ 1, received 1.5"),
+        ({"every": math.nan}, "expected every ≥ 1, received nan"),
+        ({"step": -0.1}, "expected a finite step > 0, received -0.1"),
+        ({"step": True}, "expected a finite step > 0, received True"),
+        ({"step": np.array([0.1])}, "expected a finite step > 0, received ndarray of shape (1,)"),
+        ({"step": torch.ones(2)}, "expected a finite step > 0, received Tensor of shape (2,)"),
+        (
+            {"step": torch.ones((), device="meta")},
+            "expected a finite step > 0, received Tensor of shape ()",
+        ),
+        ({"horizon": np.float64("nan")}, "expected a finite horizon > 0, received nan"),
+        ({"horizon": 10**400}, "expected a finite horizon > 0, received 1000"),
+        ({"step": 1e-300, "horizon": 1e300}, "expected a step that can be counted up to the"),
+        ({"times": [0.1, math.inf]}, "expected finite times, received inf"),
+        ({"times": np.array([[0.1]])}, "expected finite times, received ndarray of shape (1,)"),
+        ({"times": [0.1, 0.1 + 1e-9]}, "expected times that are a step 0.1 apart or more"),
+        ({"times": [-0.1, 0.1]}, "expected increasing times between 0 and the horizon 1"),
+    ],
+)
+def test_what_is_no_number_or_no_time_is_refused_with_a_sentence(wrong, message):
+    weights, x, y = problem()
+    with pytest.raises(ValueError) as caught:
+        gradient_flow(marion_net(), weights, x, y, **({"step": 0.1, "horizon": 1.0} | wrong))
+    assert str(caught.value).startswith(f"flow: {message}") and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "sizes, name",
+    [({"runs": (0,)}, "A"), ({"depth": 0}, "V"), ({"m": 0}, "V"), ({"n": 0}, "x"), ({"q": 0}, "A")],
+    ids=str,
+)
+@pytest.mark.parametrize("way", [{"step": 0.1}, {"tolerance": 1e-3}], ids=str)
+def test_nothing_to_train_is_refused_with_a_sentence(way, sizes, name):
+    weights, x, y = problem(**sizes)
+    message = rf"^flow: expected at least one run, layer, particle and sample, received {name} of"
+    with pytest.raises(ValueError, match=message):
+        gradient_flow(marion_net(), weights, x, y, horizon=1.0, **way)
+    with pytest.raises(ValueError, match=message):
+        next(flow(marion_net(), weights, x, y, horizon=1.0, **way))
+
+
+@pytest.mark.parametrize("way", [{"step": 0.1}, {"tolerance": 1e-3}], ids=str)
+def test_times_that_rounding_moves_are_those_times(way):
+    weights, x, y = problem()
+    times = [-1e-17, *(k * 0.1 for k in range(1, 4))]
+    assert times[-1] > 0.3
+    record = gradient_flow(marion_net(), weights, x, y, horizon=0.3, times=times, **way)
+    assert record.observed["loss"].shape == (4,)
+    assert record.times[0] == 0 and abs(float(record.times[-1]) - 0.3) < 1e-16
+    if "tolerance" in way:
+        assert record.times[-1] == 0.3
+        near = [0.1, math.nextafter(0.3, 0)]
+        record = gradient_flow(marion_net(), weights, x, y, horizon=0.3, times=near, **way)
+        assert record.times.tolist() == [0.1, 0.3]
+
+
+@pytest.mark.parametrize("way", [{"step": 0.1}, {"tolerance": 1e-3}], ids=str)
+def test_no_graph_is_kept_and_none_can_be_used(way):
+    """The weights used to carry θ_0's graph alone, whose gradient is 1 whatever the flow does."""
+    weights, x, y = problem()
+    plain = gradient_flow(marion_net(), weights, x, y, horizon=0.3, **way)
+    leaves = weights.map(lambda v: v.clone().requires_grad_())
+    factor = torch.tensor(10.0, dtype=torch.float64, requires_grad=True)
+    for clip in (None, lambda velocity: {name: v * factor / 10.0 for name, v in velocity.items()}):
+        record = gradient_flow(
+            marion_net(),
+            leaves,
+            x.clone().requires_grad_(),
+            y,
+            horizon=0.3,
+            clip=clip,
+            observe={"grad": lambda s: leaves.V.sum() + s.weights.V.sum()},
+            **way,
+        )
+        assert distance(record.weights, plain.weights) < 1e-14
+        for value in (*record.weights.tensors().values(), *record.observed.values()):
+            assert not value.requires_grad
+        with pytest.raises(RuntimeError, match="does not require grad"):
+            record.weights.V.sum().backward()
+        for snapshot in flow(marion_net(), leaves, x, y, horizon=0.3, clip=clip, **way):
+            assert not any(v.requires_grad for v in snapshot.weights.tensors().values())
+    assert leaves.V.grad is None and leaves.V.requires_grad
+
+
+def test_an_observer_may_return_any_number():
+    weights, x, y = problem()
+    observe = {
+        "float": lambda s: s.time,
+        "int": lambda s: s.step,
+        "bool": lambda s: s.step > 1,
+        "numpy": lambda s: np.float64(s.time),
+        "array": lambda s: np.full(2, s.time),
+        "tensor": lambda s: torch.full((2,), s.time),
+    }
+    record = gradient_flow(marion_net(), weights, x, y, step=0.1, horizon=0.3, observe=observe)
+    for name in ("float", "numpy"):
+        assert torch.equal(record.observed[name], record.times)
+    assert record.observed["int"].tolist() == [0, 1, 2, 3]
+    assert record.observed["bool"].tolist() == [False, False, True, True]
+    assert record.observed["array"].shape == record.observed["tensor"].shape == (2, 4)
+
+
+@pytest.mark.parametrize(
+    "returned, message",
+    [
+        (lambda s: "text", r"expected 'a' to return a number or a tensor, received 'text'"),
+        (lambda s: None, r"expected 'a' to return a number or a tensor, received None"),
+        (lambda s: object, r"expected 'a' to return a number or a tensor, received "),
+        (lambda s: torch.zeros(s.step), r"expected 'a' to return the shape \(0,\) as before, rec"),
+    ],
+)
+def test_an_observer_that_returns_no_number_is_named(returned, message):
+    weights, x, y = problem()
+    with pytest.raises(ValueError, match=f"^observe: {message}"):
+        gradient_flow(marion_net(), weights, x, y, step=0.1, horizon=0.3, observe={"a": returned})

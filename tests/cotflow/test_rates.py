@@ -196,7 +196,7 @@ def test_a_span_of_tensors_is_checked_as_well():
 
 
 def test_an_interval_is_over_values_in_a_row():
-    with pytest.raises(ValueError, match=r"values in a row, received shape \(2, 2\)"):
+    with pytest.raises(ValueError, match=r"one row of values, received shape \(2, 2\)"):
         mean_interval([[1.0, 2.0], [3.0, 4.0]])
 
 

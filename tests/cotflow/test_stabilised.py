@@ -181,3 +181,13 @@ def test_one_seventh_of_the_gradients_of_plain_descent_on_the_published_problem(
     record = gradient_flow(*problem, tolerance=1e-4, **options)
     assert float((record.observed["loss"] / fine - 1).abs().max()) < 0.01
     assert record.gradient_evaluations < round(10.0 / 5e-3) / 7
+
+
+def test_too_few_stages_or_iterations_are_refused():
+    weights, x, y = problem()
+    field = VelocityField(marion_net(), x, y)
+    for stages in (0, 1):
+        with pytest.raises(ValueError, match=f"^RKC2: expected stages ≥ 2, received {stages}"):
+            replace(RKC2, stages=stages)
+    with pytest.raises(ValueError, match=r"^spectral radius: expected iterations ≥ 1, received 0"):
+        spectral_radius(field, weights, field(weights)[1], iterations=0)

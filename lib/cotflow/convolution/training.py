@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass
+from operator import index
+from typing import Any, Literal, SupportsIndex
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,8 @@ from torch import Tensor
 from cotflow.convolution.datasets import Images
 from cotflow.convolution.network import ConvNet, ConvWeights, Layers
 from cotflow.flows.keeper import Keeper
+from cotflow.flows.numbers import Number, real, whole
+from cotflow.flows.record import observation
 
 RESIDUAL = ("conv1", "scale1", "shift1", "conv2", "scale2", "shift2")
 OUTER = ("stem", "stem_scale", "stem_shift", "head", "bias")
@@ -49,11 +52,24 @@ class Trainer:
     precision: Literal["full", "mixed"] = "full"
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch < 2:
-            raise ValueError(
-                "training: expected epochs ≥ 1 and batch ≥ 2, received "
-                f"{self.epochs} and {self.batch}"
-            )
+        asked = "training: expected epochs ≥ 1 and batch ≥ 2"
+        numbers: dict[str, float | None] = {
+            "epochs": whole(self.epochs, asked, 1),
+            "batch": whole(self.batch, asked, 2),
+            "rate": real(
+                self.rate, "training: expected a finite rate > 0", lambda r: 0 < r < math.inf
+            ),
+            "momentum": real(
+                self.momentum, "training: expected a momentum from 0 up to 1", lambda b: 0 <= b < 1
+            ),
+            "decay": real(self.decay, "training: expected a finite decay"),
+        }
+        for name in ("layer_rate", "layer_decay"):
+            value = getattr(self, name)
+            if value is not None:
+                numbers[name] = real(value, f"training: expected a finite {name}")
+        for name, number in numbers.items():
+            object.__setattr__(self, name, number)
 
     def rate_at(self, epoch: int) -> float:
         return 0.5 * self.rate * (1.0 + math.cos(math.pi * epoch / self.epochs))
@@ -104,10 +120,10 @@ def train(
     net: ConvNet,
     weights: ConvWeights,
     data: Images,
-    seeds: Sequence[int],
+    seeds: Iterable[SupportsIndex],
     trainer: Trainer = Trainer(),
     *,
-    observe: dict[str, Callable[[ConvWeights], Tensor]] | None = None,
+    observe: dict[str, Callable[[ConvWeights], Tensor | Number]] | None = None,
     checkpoint: Keeper | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Record:
@@ -117,16 +133,24 @@ def train(
     ----------
     seeds : one a run, for the order of the samples and their augmentation; runs of equal seed see
         the same batches.
-    observe : functions of the weights, called at the start and after each epoch.
+    observe : functions of the weights, called at the start and after each epoch; numbers, or
+        tensors of one shape.
     checkpoint : a :class:`cotflow.flows.checkpoint.Checkpoint`, where a training that was cut off
         goes on to the same bits.
     progress : called with (steps taken, steps in all) after each step.
     """
+    weights = weights.map(Tensor.detach)
     like = weights.head
-    if len(weights.runs) != 1 or len(seeds) != weights.runs[0]:
+    drawn = [index(seed) for seed in seeds]
+    if len(weights.runs) != 1 or len(drawn) != weights.runs[0]:
         raise ValueError(
             f"training: expected weights with one run axis and one seed a run, received runs of "
-            f"shape {weights.runs} and {len(seeds)} seeds"
+            f"shape {weights.runs} and {len(drawn)} seeds"
+        )
+    if not drawn or weights.depth < 1 or len(data.train_labels) < 2:
+        raise ValueError(
+            "training: expected at least one run, one layer and two images, received "
+            f"{len(drawn)}, {weights.depth} and {len(data.train_labels)}"
         )
     if trainer.precision == "mixed" and like.device.type != "cuda":
         raise ValueError(f"training: mixed precision is for CUDA only, received {like.device}")
@@ -139,20 +163,22 @@ def train(
     values = {n: v.clone() for n, v in weights.tensors().items()}
     values |= {n: layer_first(v) for n, v in weights.layers.tensors().items()}
     momenta = {n: torch.zeros_like(values[n]) for n in (*OUTER, *RESIDUAL) if n in values}
-    observed = {name: [f(weights)] for name, f in observe.items()}
+    observed: dict[str, list[Tensor]] = {
+        name: [observation(name, f(weights), like.device, [])] for name, f in observe.items()
+    }
     losses: list[Tensor] = []
-    total = torch.zeros(len(seeds), dtype=like.dtype, device=like.device)
+    total = torch.zeros(len(drawn), dtype=like.dtype, device=like.device)
     step, steps = 0, trainer.epochs * per_epoch
     if checkpoint is not None:
-        run = {
-            "net": asdict(replace(net, activation=net.sigma.name)),
-            "trainer": asdict(trainer),
-            "weights": weights.tensors() | weights.layers.tensors(),
-            "data": {n: v for n, v in vars(data).items() if isinstance(v, Tensor)},
-            "augmentation": [data.crop, data.flip],
-            "seeds": list(seeds),
-            "observe": sorted(observe),
+        run: dict[str, object] = {
+            "the network": net,
+            "the trainer": trainer,
+            "the initial weights": weights,
+            "the data": {n: v for n, v in vars(data).items() if isinstance(v, Tensor)},
+            "the augmentation": [data.crop, data.flip],
+            "the seeds": drawn,
         }
+        run |= {f"the observable {name!r}": f for name, f in observe.items()}
         kept = checkpoint.restore(run, like.device)
         if kept is not None:
             values, momenta, total = kept["values"], kept["momenta"], kept["total"]
@@ -168,28 +194,34 @@ def train(
         }
 
     order = None
-    while step < steps:
-        epoch, position = divmod(step, per_epoch)
-        if order is None or position == 0:
-            order = EpochOrder(seeds, epoch, data, trainer.augment)
-        images, labels = order.batch(position * batch, batch)
-        total += step_once(net, trainer, values, momenta, images, labels, epoch)
-        step += 1
-        if step % per_epoch == 0:
-            losses.append(total / per_epoch)
-            total = torch.zeros_like(total)
-            if not torch.isfinite(losses[-1]).all():
-                raise FloatingPointError(
-                    f"training: the loss is not finite after epoch {epoch + 1}; try a smaller rate"
-                )
-            if observe:
-                now = assemble(values)
-                for name, f in observe.items():
-                    observed[name].append(f(now))
+    try:
+        while step < steps:
+            epoch, position = divmod(step, per_epoch)
+            if order is None or position == 0:
+                order = EpochOrder(drawn, epoch, data, trainer.augment)
+            images, labels = order.batch(position * batch, batch)
+            total += step_once(net, trainer, values, momenta, images, labels, epoch)
+            step += 1
+            if step % per_epoch == 0:
+                losses.append(total / per_epoch)
+                total = torch.zeros_like(total)
+                if not torch.isfinite(losses[-1]).all():
+                    raise FloatingPointError(
+                        f"training: the loss is not finite after epoch {epoch + 1}; "
+                        "try a smaller rate"
+                    )
+                if observe:
+                    now = assemble(values)
+                    for name, f in observe.items():
+                        series = observed[name]
+                        series.append(observation(name, f(now), like.device, series))
+            if checkpoint is not None:
+                checkpoint.keep(step, state, last=step == steps)
+            if progress is not None:
+                progress(step, steps)
+    finally:
         if checkpoint is not None:
-            checkpoint.keep(step, state, last=step == steps)
-        if progress is not None:
-            progress(step, steps)
+            checkpoint.release()
     return Record(
         weights=assemble(values),
         loss=torch.stack(losses, -1),

@@ -58,7 +58,7 @@ class AdaptiveStep:
             step, lands, error = 0.0, False, math.inf
             try:
                 spectrum = method.spectrum(field, weights, velocity, spectrum, anew=rejected > 0)
-                longest = method.longest(spectrum, self.tolerance, weights.V.dtype)
+                longest = float(method.longest(spectrum, self.tolerance, weights.V.dtype))
                 proposal = min(proposal, longest)
                 step, lands = self.fit(proposal, stop - state.time)
                 attempt = method.attempt(field, weights, velocity, step, spectrum)

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cotflow.flows.method import Attempt, Spectrum
+from cotflow.flows.numbers import whole
 from cotflow.flows.velocity import VelocityField
 from cotflow.network.weights import Weights
 
@@ -75,6 +76,11 @@ class Chebyshev:
     refresh: int = 25
     order: int = 2
     error_order: int = 2
+
+    def __post_init__(self) -> None:
+        if self.stages is not None:
+            stages = whole(self.stages, f"{self.name}: expected stages ≥ 2", 2)
+            object.__setattr__(self, "stages", stages)
 
     def spectrum(
         self,
@@ -166,6 +172,8 @@ def spectral_radius(
     velocity : v(θ), also the first direction where ``start`` gives none.
     accuracy : stops when two estimates agree to this part, or after ``iterations``.
     """
+    if iterations < 1:
+        raise ValueError(f"spectral radius: expected iterations ≥ 1, received {iterations}")
     tiny = torch.finfo(weights.V.dtype).tiny
     span = field.scale(weights) * math.sqrt(torch.finfo(weights.V.dtype).eps)
     direction = velocity if start is None else start

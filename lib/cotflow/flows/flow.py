@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 
 import torch
@@ -13,6 +13,7 @@ from cotflow.flows.chebyshev import RKC2
 from cotflow.flows.control import StepControl
 from cotflow.flows.keeper import Keeper
 from cotflow.flows.method import Method
+from cotflow.flows.numbers import Number, shown
 from cotflow.flows.record import FlowRecord, Observer, Recorded, Snapshot
 from cotflow.flows.runge_kutta import EULER
 from cotflow.flows.schedule import schedule
@@ -28,20 +29,22 @@ def flow(
     x: Float[Tensor, "*data n d"],
     y: Float[Tensor, "*data n dy"],
     *,
-    horizon: float,
-    step: float | None = None,
-    tolerance: float | None = None,
+    horizon: Number,
+    step: Number | None = None,
+    tolerance: Number | None = None,
     method: Method | None = None,
     clip: Clip | None = None,
-    every: int = 1,
-    times: Sequence[float] | None = None,
-    segment: int | None = None,
+    every: Number = 1,
+    times: Iterable[Number] | None = None,
+    segment: Number | None = None,
 ) -> Iterator[Snapshot]:
     """θ̇ = −r ∂_θℓ on [0, horizon], r the rates of the network's metric ([M] eq. (4), [B]).
 
     Yields the state at times 0, every·step, 2·every·step, … and at the horizon; after every
     accepted step with a tolerance; at the given ``times`` and no others if there are any. The
     weights of past snapshots are never kept here: observe on the fly, or clone what you need.
+    Nothing here is differentiated: weights and data enter without their graph, and snapshots
+    carry none. Numbers may be Python's, NumPy's or torch's.
 
     Parameters
     ----------
@@ -67,11 +70,27 @@ def flow(
     >>> [s.step for s in flow(e.net, e.weights, e.x, e.y, step=0.25, horizon=1.0, every=2)]
     [0, 2, 4]
     """
-    control, due = schedule(weights, step, tolerance, horizon, every, times)
-    field = VelocityField(net, x, y, clip, segment)
-    for snapshot in march(field, method or _default_method(step), control, weights):
-        if due(snapshot.state):
+    plan = schedule(weights, step, tolerance, horizon, every, times)
+    weights, field = begun(weights, x, y), VelocityField(net, x, y, clip, segment)
+    for snapshot in march(field, chosen(method, step), plan.control, weights):
+        if plan.due(snapshot.state):
             yield snapshot
+
+
+def begun(weights: Weights, x: Tensor, y: Tensor) -> Weights:
+    """The weights without their graph.
+
+    Raises
+    ------
+    ValueError : there is no run, no layer, no particle or no sample.
+    """
+    for name, value in (weights.tensors() | {"x": x, "y": y}).items():
+        if value.numel() == 0:
+            raise ValueError(
+                "flow: expected at least one run, layer, particle and sample, received "
+                f"{name} of shape {tuple(value.shape)}"
+            )
+    return weights.map(Tensor.detach)
 
 
 def march(
@@ -97,8 +116,13 @@ def march(
         yield Snapshot(state=state, gradient=gradient)
 
 
-def _default_method(step: float | None) -> Method:
-    return RKC2 if step is None else EULER
+def chosen(method: Method | None, step: Number | None) -> Method:
+    """The method, or the one that goes with a step or with a tolerance."""
+    if method is None:
+        return RKC2 if step is None else EULER
+    if not isinstance(method, Method):
+        raise ValueError(f"flow: expected a step method such as RK4, received {shown(method)}")
+    return method
 
 
 def gradient_flow(
@@ -107,20 +131,21 @@ def gradient_flow(
     x: Float[Tensor, "*data n d"],
     y: Float[Tensor, "*data n dy"],
     *,
-    horizon: float,
-    step: float | None = None,
-    tolerance: float | None = None,
+    horizon: Number,
+    step: Number | None = None,
+    tolerance: Number | None = None,
     observe: Mapping[str, Observer] | None = None,
     method: Method | None = None,
     clip: Clip | None = None,
-    every: int = 1,
-    times: Sequence[float] | None = None,
-    segment: int | None = None,
+    every: Number = 1,
+    times: Iterable[Number] | None = None,
+    segment: Number | None = None,
     checkpoint: Keeper | None = None,
 ) -> FlowRecord:
     """Run :func:`flow` to the horizon and record observables; the loss is always among them.
 
-    Memory does not grow with the number of steps beyond the observed values. With a
+    An observable is a number, a tensor or an array, of the same shape at all times. Memory does
+    not grow with the number of steps beyond the observed values. With a
     ``checkpoint`` (:class:`cotflow.flows.checkpoint.Checkpoint`) a run that was cut off goes on
     where it was last kept, and its record is bit for bit that of an uninterrupted run.
 
@@ -130,35 +155,54 @@ def gradient_flow(
     >>> record.observed["loss"].shape, record.times.tolist()
     (torch.Size([2, 5]), [0.0, 0.25, 0.5, 0.75, 1.0])
     """
-    method = method or _default_method(step)
-    control, due = schedule(weights, step, tolerance, horizon, every, times)
+    method, plan = chosen(method, step), schedule(weights, step, tolerance, horizon, every, times)
+    weights, field = begun(weights, x, y), VelocityField(net, x, y, clip, segment)
     observers: dict[str, Observer] = {"loss": lambda s: s.loss}
     observers |= dict(observe or {})
+    for name, observer in observers.items():
+        if not callable(observer):
+            raise ValueError(f"observe: expected {name!r} to be a function, received {observer!r}")
     recorded = Recorded(times=[], values={name: [] for name in observers})
     state: FlowState | None = None
     if checkpoint is not None:
-        run = {"net": net, "weights": weights, "x": x, "y": y, "control": control}
-        run |= {"method": method, "clip": clip, "every": every, "times": times and list(times)}
-        kept = checkpoint.restore(run | {"observed": list(observers)}, weights.V.device)
+        run: dict[str, object] = {
+            "the network": net,
+            "the initial weights": weights,
+            "the inputs x": x,
+            "the targets y": y,
+            "the step": plan.step,
+            "the tolerance": plan.tolerance,
+            "the horizon": plan.horizon,
+            "every": plan.every,
+            "the times": plan.times,
+            "the segment": field.segment,
+            "the method": method,
+            "the clip": clip,
+        }
+        run |= {f"the observable {name!r}": observer for name, observer in observers.items()}
+        kept = checkpoint.restore(run, weights.V.device)
         if kept is not None:
             state, recorded = FlowState.restored(kept["state"]), Recorded.restored(kept)
-    field = VelocityField(net, x, y, clip, segment)
-    for snapshot in march(field, method, control, weights, state):
-        state = snapshot.state
-        if due(state):
-            recorded.add(snapshot, observers)
-        del snapshot
+    try:
+        for snapshot in march(field, method, plan.control, weights, state):
+            state = snapshot.state
+            if plan.due(state):
+                recorded.add(snapshot, observers)
+            del snapshot
+            if checkpoint is not None:
+                last = plan.control.done(state)
+                checkpoint.keep(state.step, partial(recorded.content, state), last=last)
+    finally:
         if checkpoint is not None:
-            last = control.done(state)
-            checkpoint.keep(state.step, partial(recorded.content, state), last=last)
+            checkpoint.release()
     assert state is not None, "march begins with a state, or was given one"
     return FlowRecord(
         times=torch.tensor(recorded.times, dtype=torch.float64),
         observed={name: torch.stack(series, dim=-1) for name, series in recorded.values.items()},
-        weights=state.weights,
+        weights=state.weights.map(Tensor.detach),
         method=method,
-        step=step,
-        tolerance=tolerance,
+        step=plan.step,
+        tolerance=plan.tolerance,
         accepted=state.step,
         rejected=state.rejected,
         gradient_evaluations=state.evaluations,

@@ -6,12 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from cotflow.adjoint.gradient import Gradient
 from cotflow.flows.method import Method
+from cotflow.flows.numbers import Number, shown
 from cotflow.flows.state import FlowState
 from cotflow.network.weights import Weights
 
@@ -46,7 +48,7 @@ class FlowRecord:
 
     Attributes
     ----------
-    observed : by name; the run axes come first, the axis of times last.
+    observed : by name; the run axes come first, the axis of times last; on the weights' device.
     step, tolerance : the one that was given, the other is None.
     accepted, rejected : steps taken, and steps tried and taken back.
     gradient_evaluations : all of them, those of rejected steps and of ρ included.
@@ -69,7 +71,36 @@ class FlowRecord:
     error_estimate: Float[Tensor, "*runs"]
 
 
-Observer = Callable[[Snapshot], Tensor]
+Observer = Callable[[Snapshot], Tensor | Number]
+
+
+def observation(name: str, value: object, device: torch.device, before: list[Tensor]) -> Tensor:
+    """What an observer returned, as a tensor of its own on the device.
+
+    A clone, since an entry of V is a view that would keep all of V alive; without its graph.
+
+    Raises
+    ------
+    ValueError : it is no number, tensor or array, or not of the shape it had before.
+    """
+    if not isinstance(value, Tensor):
+        try:
+            array = np.array(value)
+            found = torch.from_numpy(array) if array.dtype.kind in "biufc" else None
+        except (TypeError, ValueError, RuntimeError):
+            found = None
+        if found is None:
+            raise ValueError(
+                f"observe: expected {name!r} to return a number or a tensor, received "
+                f"{shown(value)}"
+            )
+        value = found
+    if before and value.shape != before[0].shape:
+        raise ValueError(
+            f"observe: expected {name!r} to return the shape {tuple(before[0].shape)} as before, "
+            f"received {tuple(value.shape)}"
+        )
+    return value.detach().to(device).clone()
 
 
 @dataclass
@@ -80,10 +111,11 @@ class Recorded:
     values: dict[str, list[Tensor]]
 
     def add(self, snapshot: Snapshot, observers: Mapping[str, Observer]) -> None:
+        device = snapshot.weights.V.device
         self.times.append(snapshot.time)
         for name, observer in observers.items():
-            # A clone, since an entry of V is a view that would keep all of V alive.
-            self.values[name].append(observer(snapshot).clone())
+            series = self.values[name]
+            series.append(observation(name, observer(snapshot), device, series))
 
     def content(self, state: FlowState) -> dict[str, Any]:
         """This and the state, for a file."""

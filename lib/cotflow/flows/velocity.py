@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cotflow.adjoint.gradient import Gradient, gradient
+from cotflow.flows.numbers import Number, real, shown, whole
 from cotflow.network.memory import squared
 from cotflow.network.residual import ResidualNet
 from cotflow.network.weights import LAYERED, Weights
@@ -40,14 +41,12 @@ class FrobeniusClip:
         return clipped
 
 
-def frobenius_clip(radius: float) -> FrobeniusClip:
+def frobenius_clip(radius: Number) -> FrobeniusClip:
     """π(G) = G · min(1, radius/‖G‖_F), matrix by matrix: bounded by the radius and 1-Lipschitz.
 
     The clipped flow ([M] eq. (5)) applies it to each right-hand side.
     """
-    if not radius > 0:
-        raise ValueError(f"clip: expected a radius > 0, received {radius}")
-    return FrobeniusClip(radius)
+    return FrobeniusClip(real(radius, "clip: expected a radius > 0", lambda r: r > 0))
 
 
 class VelocityField:
@@ -64,8 +63,12 @@ class VelocityField:
         x: Float[Tensor, "*data n d"],
         y: Float[Tensor, "*data n dy"],
         clip: Clip | None = None,
-        segment: int | None = None,
+        segment: Number | None = None,
     ) -> None:
+        if clip is not None and not callable(clip):
+            raise ValueError(f"clip: expected a function of velocities, received {shown(clip)}")
+        if segment is not None:
+            segment = whole(segment, "segment: expected at least 1 layer", 1)
         self.net, self.x, self.y, self.clip, self.segment = net, x, y, clip, segment
         self.evaluations = 0
 
@@ -78,7 +81,10 @@ class VelocityField:
             raise NotFiniteError(
                 f"the loss is {result.loss.max():.3g} and the largest weight entry is {norm:.3g}"
             )
-        return result, result.velocity if self.clip is None else self.clip(result.velocity)
+        if self.clip is None:
+            return result, result.velocity
+        # A clip with parameters of its own would hang the graph of all steps on the weights.
+        return result, {name: v.detach() for name, v in self.clip(result.velocity).items()}
 
     def norm(self, at: Weights, move: Mapping[str, Tensor]) -> Float[Tensor, "*runs"]:
         """|u| = (Σ_θ |u_θ|²/r_θ)^½: in the layer metric (|A|² + (1/L)Σ_k|Z_k|² + |B|²)^½.
