@@ -85,7 +85,7 @@ def swept(tmp_path_factory, snakemake):
 
 def test_every_cell_leaves_an_executed_notebook_and_a_crash_fails_alone(swept):
     _, folder, done = swept
-    assert done.exit_code == 1, done.output
+    assert done.exit_code == 3, done.output
     finished = sorted(path.name.rsplit("-", 1)[0] for path in (folder / "jobs").iterdir())
     assert finished == ["depth=2,rate=0.5", "depth=2,rate=2", "depth=8,rate=0.5"]
     for path in (folder / "jobs").iterdir():
@@ -184,25 +184,45 @@ def test_the_ledger_of_a_sweep_is_markdown(swept):
         assert "expected the folder of one run or one sweep" in refused.output
 
 
-def test_a_damaged_result_is_a_failure_with_a_sentence(swept):
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (lambda text: text.replace('"holds"', '"fails"'), "claim 'small': expected the verdict"),
+        (lambda text: text[: len(text) // 2], "cannot read"),
+        (lambda text: "[]", "expected the claims of the notebook (1), received []"),
+        (lambda text: "[3]", "a claim: expected a record, received 3"),
+        (lambda text: None, "without"),
+    ],
+)
+def test_a_damaged_result_is_a_failure_with_a_sentence_and_is_made_anew(swept, damage, sentence):
     root, folder, _ = swept
     path = sorted((folder / "jobs").glob("*/claims.json"))[0]
-    whole = path.read_text()
-    path.write_text(whole.replace('"holds"', '"fails"'))
-    listed, again = invoke(root, "ledger", str(folder)), invoke(root, "sweep", "sweep.yml")
-    path.write_text(whole)
+    before, whole = results(folder), path.read_text()
+    if (text := damage(whole)) is None:
+        path.unlink()
+    else:
+        path.write_text(text)
+    listed = invoke(root, "ledger", str(folder))
+    again = invoke(root, "sweep", "sweep.yml")
     assert listed.exit_code == 0
-    assert "Failed: claim 'small': expected the verdict 'holds'" in listed.stdout
-    assert again.exit_code == 1
-    assert f"without {path.parent} it is run again" in again.stderr
-    assert invoke(root, "sweep", "sweep.yml").stderr.count("failed:") == 1
+    if text is None:
+        assert "Not run." in listed.stdout
+    else:
+        assert f"Failed: {sentence}" in listed.stdout.replace(f"{path}: ", "")
+        assert sentence in again.stdout and "the same sweep runs it again" in again.stdout
+    assert again.exit_code == 3 and again.stderr.count("failed:") == 1
+    assert "finished before: 2" in again.stdout
+    assert path.read_text() == whole
+    kept = {place: found for place, found in before.items() if str(path.parent) not in place}
+    after = results(folder)
+    assert {place: after[place] for place in kept} == kept and after.keys() == before.keys()
 
 
 def test_a_second_run_executes_nothing_and_does_not_retry_unasked(swept):
     root, folder, _ = swept
     before = results(folder)
     done = invoke(root, "sweep", "sweep.yml")
-    assert done.exit_code == 1
+    assert done.exit_code == 3
     assert "finished before: 3, failed before: 1 (--retry runs them again), to do: 0" in done.output
     assert "too much of a rate" in done.stderr
     assert results(folder) == before
