@@ -180,8 +180,7 @@ def sweep(
 
     if snakemake and not snakemake[0].startswith("-"):
         raise tree.BadInput(
-            "expected one sweep file, then -- and options of Snakemake, "
-            f"received {snakemake[0]!r}"
+            f"expected one sweep file, then -- and options of Snakemake, received {snakemake[0]!r}"
         )
     asked = sweep_file.read(file, tree.book_root(), elsewhere=engine.remote(snakemake))
     folder = runs.output_folder(output or Path(f"runs/sweep-{asked.name}"))
@@ -234,8 +233,7 @@ def list_() -> None:
     root = tree.book_root()
     known = tree.chapters(root)
     described = [
-        (name, profiles.profile(root, name).description)
-        for name in profiles.profile_names(root)
+        (name, profiles.profile(root, name).description) for name in profiles.profile_names(root)
     ]
     _table([("chapter", "title"), *((name, known[name].title) for name in known)])
     _say()

@@ -378,9 +378,7 @@ def test_a_disk_that_takes_no_notebook_exits_3_with_a_sentence(tmp_path):
     cells = (("parameters", "x: int = 1"), ("", "print('x' * 100_000)"))
     write_chapter(tmp_path, "long", *cells)
     command = [COMMAND, "run", "long", "-o", "out"]
-    done = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, preexec_fn=limited
-    )
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, preexec_fn=limited)
     assert done.returncode == 3, done.stderr
     assert "long could not finish: File too large; nothing could be kept" in done.stderr
     assert "Traceback" not in done.stderr

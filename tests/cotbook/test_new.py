@@ -216,9 +216,7 @@ main(["new", sys.argv[2]])
         ("note", "data:text/html,x"),
     ],
 )
-def test_an_entry_of_the_bibliography_that_speaks_to_the_browser_is_refused(
-    tmp_path, field, value
-):
+def test_an_entry_of_the_bibliography_that_speaks_to_the_browser_is_refused(tmp_path, field, value):
     (tmp_path / "book").mkdir()
     (tmp_path / "_toc.yml").touch()
     fields = {"title": "Big data: a survey", "doi": "10.1/x", field: value}

@@ -252,5 +252,5 @@ def test_the_files_of_this_repository_say_everything_once():
 def test_a_number_that_no_float_holds_is_refused(text, kind):
     declared = P.read_cell(f"x: {kind} = {'[1.0]' if 'list' in kind else 1.0}")
     value = P.parse_value(f"[{text}]" if "list" in kind else text)
-    with pytest.raises(P.ParameterError, match="x: expected .*finite number"):
+    with pytest.raises(P.ParameterError, match=r"x: expected .*finite number"):
         P.validate(declared, {"x": value})

@@ -75,7 +75,7 @@ def test_every_parameter_set_becomes_options_of_a_run(tmp_path, values, options)
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ('{"seed\\n-o": 1}', 'expected the name of a parameter, received \"seed\\n-o\"'),
+        ('{"seed\\n-o": 1}', 'expected the name of a parameter, received "seed\\n-o"'),
         ('{"seed\\n": 1}', "expected the name of a parameter"),
         ('{"--help": 1}', "expected the name of a parameter"),
         ('{"rate": 1e400}', "rate: expected numbers below 1.8e308"),

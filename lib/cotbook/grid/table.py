@@ -56,6 +56,4 @@ def _rows(sweep: Sweep, outcomes: Sequence[Outcome], names: Sequence[str]) -> It
 
 
 def _text(value: Any) -> str:
-    return render.spreadsheet(
-        json.dumps(value) if isinstance(value, (list, bool)) else value
-    )
+    return render.spreadsheet(json.dumps(value) if isinstance(value, (list, bool)) else value)
