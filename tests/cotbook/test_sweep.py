@@ -1,5 +1,6 @@
 """``cotflow sweep``: what a file asks for, what is executed, kept, reported and gathered."""
 
+import contextlib
 import csv
 import errno
 import json
@@ -655,3 +656,24 @@ def test_a_full_disk_exits_3_and_the_same_command_goes_on(tmp_path, monkeypatch,
     folder = root / "runs/sweep-sweep"
     assert [path.name for path in folder.iterdir()] == [".lock"]
     engine._refuse_foreign(folder, planned(root))
+
+
+@pytest.mark.slow
+def test_a_sweep_killed_while_its_first_job_starts_leaves_no_process(tmp_path, snakemake):
+    root = write_book(tmp_path)
+    write_sweep(root, GRID)
+    process = begin(root)
+    family: list[psutil.Process] = []
+
+    def starting() -> bool:
+        family[:] = psutil.Process(process.pid).children(recursive=True)
+        for child in family:
+            with contextlib.suppress(psutil.Error):
+                if "cotbook.grid.job" in child.cmdline():
+                    return True
+        return False
+
+    wait_for(starting)
+    process.kill()
+    process.communicate()
+    assert psutil.wait_procs(family, timeout=120)[1] == []
