@@ -215,6 +215,7 @@ def test_no_text_speaks_to_a_spreadsheet_and_numbers_stay_numbers(value, shown):
     assert next(csv.reader(io.StringIO(stream.getvalue(), newline=""))) == [shown, "x"]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Glyph")
 @given(text=TEXTS)
 @example(text="$x^$")
