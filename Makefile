@@ -41,8 +41,13 @@ help:
 # pages are read anew every time, and only the outputs of unchanged cells come from the cache.
 book: setup
 	@echo "[3/3] Building the book: chapters whose code or library changed are executed side by side."
-	@rm -rf _build/.doctrees _build/html
-	@trap 'rm -rf _build/html; echo "Interrupted: no half-built book was left behind." >&2; exit 130' INT TERM; \
+	@mkdir -p _build; exec 9> _build/.lock; \
+	  if command -v flock >/dev/null && ! flock -n 9; then \
+	    echo "Another make book is at work in $(CURDIR): wait for its end." >&2; exit 1; \
+	  fi; \
+	  rm -rf _build/.doctrees _build/html; \
+	  ended() { rm -rf _build/html; echo "Interrupted: no half-built book was left behind." >&2; exit "$$1"; }; \
+	  trap 'ended 129' HUP; trap 'ended 130' INT; trap 'ended 143' TERM; \
 	  $(BIN)/jupyter-book build . -W -n --keep-going
 	@test -f $(PAGE)
 	@echo

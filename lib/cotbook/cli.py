@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import click
 
 
 @contextmanager
 def _sentences() -> Iterator[None]:
-    """Errors that a person can act on: exit 2 for bad input, 1 for a failure, 130 for Ctrl-C.
+    """Errors that a person can act on end with a sentence and an exit code.
 
-    A termination (143) and a closed terminal (129) unwind like Ctrl-C, so that they clean up.
+    Ctrl-C exits with 130. A termination (143) and a closed terminal (129) unwind like it, so that
+    they clean up.
     """
     caught = [signal.SIGINT]
 
@@ -28,45 +31,92 @@ def _sentences() -> Iterator[None]:
     heard = [end for end in ends if signal.getsignal(end) != signal.SIG_IGN]  # nohup ignores one
     before = {end: signal.signal(end, terminate) for end in heard}
     try:
-        from cotbook.errors import BadInput, CellFailure
-        from cotbook.parameters import ParameterError
-
-        try:
-            yield
-        except (BadInput, ParameterError) as error:
-            click.echo(str(error), err=True)
-            sys.exit(2)
-        except CellFailure as error:
-            click.echo(str(error), err=True)
-            sys.exit(1)
+        yield
     except KeyboardInterrupt as interrupt:
         # asyncio would add the traceback of the task that waited for the cell
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-        plain = "Interrupted: nothing half-written was left behind."
-        click.echo(str(interrupt) or plain, err=True)
+        _say(str(interrupt) or "Interrupted: nothing half-written was left behind.", err=True)
         sys.exit(128 + caught[-1])
+    except (ValueError, RuntimeError, OSError, MemoryError) as error:
+        code, sentence = _answer(error)
+        if code is None:
+            raise
+        _say(sentence, err=True)
+        sys.exit(code)
     finally:
         for end, handler in before.items():
             signal.signal(end, handler)
 
 
+def _answer(error: Exception) -> tuple[int | None, str]:
+    """The exit code and the sentence; no code for a fault of this program, or a closed pipe."""
+    from cotbook.errors import BadInput, DoesNotHold, Unfinished
+    from cotbook.parameters import ParameterError
+
+    match error:
+        case BadInput() | ParameterError():
+            return 2, str(error)
+        case DoesNotHold():
+            return 1, str(error)
+        case Unfinished():
+            return 3, str(error)
+        case MemoryError():
+            return 3, "could not finish: there is not enough memory"
+        case OSError() if error.errno != errno.EPIPE:
+            where = "" if error.filename is None else f"{error.filename}: "
+            return 3, f"could not finish: {where}{error.strerror or error}"
+    return None, ""
+
+
+class _Command(click.Group):
+    """All commands print any text in any encoding, and answer errors with a sentence."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="backslashreplace")
+        return super().main(*args, **options)
+
+    def invoke(self, context: click.Context) -> Any:
+        with _sentences():
+            try:
+                return super().invoke(context)
+            finally:
+                if sys.stdout is not None:
+                    sys.stdout.flush()  # a full disk is told of here, not after the end
+
+
+def _say(text: object = "", err: bool = False) -> None:
+    """Print text that may come from a file: it does not speak to the terminal."""
+    from cotbook.render import terminal
+
+    click.echo(terminal(str(text)), err=err)
+
+
 def _table(rows: Sequence[Sequence[str]]) -> None:
     """Print rows in aligned columns, each two spaces from the next."""
+    from cotbook.render import terminal
+
+    rows = [[terminal(cell).replace("\n", "\\n") for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        click.echo("  ".join(cells).rstrip())
+        _say("  ".join(cells).rstrip())
 
 
 def _report(complaints: Sequence[str]) -> None:
     for sentence in complaints:
-        click.echo(sentence, err=True)
+        _say(sentence, err=True)
     sys.exit(1 if complaints else 0)
 
 
-@click.group()
+@click.group(cls=_Command)
 def main() -> None:
-    """Re-run the chapters of the book at other values, and keep the book in order."""
+    """Re-run the chapters of the book at other values, and keep the book in order.
+
+    The exit code is 0 if all claims hold, 1 if a claim or a check does not, 2 if the input was
+    wrong, 3 if something could not finish, and 129, 130 or 143 after a signal.
+    """
 
 
 @main.command()
@@ -81,21 +131,29 @@ def run(
 ) -> None:
     """Execute CHAPTER and report whether its claims hold.
 
+    The exit code is 0 if all claims hold, 1 if one does not, 2 if the input was wrong, 3 if the
+    run could not finish: the chapter crashed, or the disk is full.
+
     Example: cotflow run depth-limit --profile smoke -p depths "[8, 32]" -p iterations 40
     """
-    with _sentences():
-        from cotbook import parameters, render
-        from cotbook.run import runs
+    from cotbook import parameters, render
+    from cotbook.errors import BadInput
+    from cotbook.run import runs
 
-        overrides = {name: parameters.parse_value(text) for name, text in values}
-        done = runs.run(chapter, profile, overrides, output)
+    overrides: dict[str, Any] = {}
+    for name, text in values:
+        if name in overrides:
+            raise BadInput(f"-p {name}: expected one value, received several")
+        overrides[name] = parameters.parse_value(text)
+    done = runs.run(chapter, profile, overrides, output)
     if done.claims:
         head = ("verdict", "claim", "predicted", "measured [low, high]", "tolerance", "source")
         _table([head, *map(render.row, done.claims)])
     if done.failure:
-        click.echo(done.failure.sentence, err=True)
-    click.echo(f"outputs: {click.format_filename(done.output)}")
-    sys.exit(0 if done.holds else 1)
+        _say(done.failure.sentence, err=True)
+    _say(f"outputs: {click.format_filename(done.output)}")
+    crashed = done.failure is not None and done.failure.crash
+    sys.exit(3 if crashed else 0 if done.holds else 1)
 
 
 @main.command()
@@ -112,46 +170,40 @@ def sweep(
     The same command goes on where an earlier one was stopped, and runs only what is new.
     Results lie in runs/sweep-NAME of the current folder: index.html, table.csv, jobs/.
     What follows -- goes to Snakemake. The exit code is 0 if every claim of every job holds,
-    1 if one does not or a job failed, 2 if the input was wrong.
+    1 if one does not, 2 if the input was wrong, 3 if a job could not finish.
 
     Example: cotflow sweep book/sweeps/features.yml --cores 2
     """
-    with _sentences():
-        from cotbook.grid import engine, outcome
-        from cotbook.grid import file as sweep_file
-        from cotbook.run import runs, tree
+    from cotbook.grid import engine, outcome
+    from cotbook.grid import file as sweep_file
+    from cotbook.run import runs, tree
 
-        if snakemake and not snakemake[0].startswith("-"):
-            raise tree.BadInput(
-                "expected one sweep file, then -- and options of Snakemake, "
-                f"received {snakemake[0]!r}"
-            )
-        asked = sweep_file.read(file, tree.book_root(), elsewhere=engine.remote(snakemake))
-        folder = runs.output_folder(output or Path(f"runs/sweep-{asked.name}"))
-        if engine.shows_only(snakemake):
-            sys.exit(engine.show(asked, folder, retry, snakemake))
-        outcomes = engine.run(asked, folder, str(cores or "all"), retry, snakemake, click.echo)
+    if snakemake and not snakemake[0].startswith("-"):
+        raise tree.BadInput(
+            f"expected one sweep file, then -- and options of Snakemake, received {snakemake[0]!r}"
+        )
+    asked = sweep_file.read(file, tree.book_root(), elsewhere=engine.remote(snakemake))
+    folder = runs.output_folder(output or Path(f"runs/sweep-{asked.name}"))
+    if engine.shows_only(snakemake):
+        sys.exit(engine.show(asked, folder, retry, snakemake))
+    outcomes = engine.run(asked, folder, str(cores or "all"), retry, snakemake, _say)
     for found in outcomes:
         if found.failure:
-            click.echo(
-                f"failed: {asked.chapter}, {found.job.label}: {found.failure}",
-                err=True,
-            )
-            click.echo(f"  log: {found.log}", err=True)
-    click.echo(f"table: {click.format_filename(folder / outcome.TABLE)}")
-    click.echo(f"summary: {click.format_filename(folder / outcome.PAGE)}")
-    sys.exit(0 if all(found.holds for found in outcomes) else 1)
+            _say(f"failed: {asked.chapter}, {found.job.label}: {found.failure}", err=True)
+            _say(f"  log: {found.log}", err=True)
+    _say(f"table: {click.format_filename(folder / outcome.TABLE)}")
+    _say(f"summary: {click.format_filename(folder / outcome.PAGE)}")
+    ended = all(found.finished for found in outcomes)
+    sys.exit(0 if all(found.holds for found in outcomes) else 1 if ended else 3)
 
 
 @main.command(name="ledger")
 @click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path))
 def ledger_(folders: tuple[Path, ...]) -> None:
     """Print the claims of executed FOLDERS, of runs or of sweeps, as Markdown tables."""
-    with _sentences():
-        from cotbook.grid import report
+    from cotbook.grid import report
 
-        text = report.markdown(folders)
-    click.echo(text, nl=False)
+    _say(report.markdown(folders))
 
 
 @main.command()
@@ -165,42 +217,38 @@ def diff(old: Path, new: Path) -> None:
 
     Example: cotflow diff before/ledger.json _build/html/ledger.json
     """
-    with _sentences():
-        from cotbook.keep.diff import differences
+    from cotbook.keep.diff import differences
 
-        found = list(differences(old, new))
+    found = list(differences(old, new))
     for line in found:
-        click.echo(line)
+        _say(line)
     sys.exit(1 if found else 0)
 
 
 @main.command(name="list")
 def list_() -> None:
     """Chapters with their titles, and profiles with what they are for."""
-    with _sentences():
-        from cotbook.run import profiles, tree
+    from cotbook.run import profiles, tree
 
-        root = tree.book_root()
-        known = tree.chapters(root)
-        described = [
-            (name, profiles.profile(root, name).description)
-            for name in profiles.profile_names(root)
-        ]
-        _table([("chapter", "title"), *((name, known[name].title) for name in known)])
-        click.echo()
-        _table([("profile", "description"), *described])
+    root = tree.book_root()
+    known = tree.chapters(root)
+    described = [
+        (name, profiles.profile(root, name).description) for name in profiles.profile_names(root)
+    ]
+    _table([("chapter", "title"), *((name, known[name].title) for name in known)])
+    _say()
+    _table([("profile", "description"), *described])
 
 
 @main.command(name="parameters")
 @click.argument("chapter")
 def parameters_(chapter: str) -> None:
     """Parameters of CHAPTER: name, type, default and what it is."""
-    with _sentences():
-        from cotbook.run import tree
+    from cotbook.run import tree
 
-        declared = tree.chapter(tree.book_root(), chapter).parameters
-        rows = [(p.name, p.annotation, str(p.default), p.help) for p in declared]
-        _table([("name", "type", "default", "help"), *rows])
+    declared = tree.chapter(tree.book_root(), chapter).parameters
+    rows = [(p.name, p.annotation, str(p.default), p.help) for p in declared]
+    _table([("name", "type", "default", "help"), *rows])
 
 
 @main.command()
@@ -208,29 +256,27 @@ def parameters_(chapter: str) -> None:
 @click.option("--check", is_flag=True, help="Look at cells and outputs; execute and write nothing.")
 def notebooks(chapters: tuple[str, ...], check: bool) -> None:
     """Regenerate the paired notebooks of CHAPTERS, or of all, from their texts."""
-    with _sentences():
-        from cotbook.keep.notebooks import complaints, regenerate
-        from cotbook.run import tree
+    from cotbook.keep.notebooks import complaints, regenerate
+    from cotbook.run import tree
 
-        root = tree.book_root()
-        known = tree.chapters(root)
-        chosen = [tree.chapter(root, name, known) for name in chapters or known]
-        if check:
-            _report([sentence for source in chosen for sentence in complaints(source)])
-        for source in chosen:
-            checked = regenerate(source)
-            where = source.paired.relative_to(root)
-            click.echo(f"{where}: compared cells: {checked}")
+    root = tree.book_root()
+    known = tree.chapters(root)
+    chosen = [tree.chapter(root, name, known) for name in chapters or known]
+    if check:
+        _report([sentence for source in chosen for sentence in complaints(source)])
+    for source in chosen:
+        checked = regenerate(source)
+        where = source.paired.relative_to(root)
+        _say(f"{where}: compared cells: {checked}")
 
 
 @main.command()
 def bibliography() -> None:
     """Check that every citation is defined and every entry is cited and leads somewhere."""
-    with _sentences():
-        from cotbook.keep.bibliography import complaints
-        from cotbook.run import tree
+    from cotbook.keep.bibliography import complaints
+    from cotbook.run import tree
 
-        _report(complaints(tree.book_root()))
+    _report(complaints(tree.book_root()))
 
 
 @main.command()
@@ -239,30 +285,28 @@ def bibliography() -> None:
 @click.option("--after", metavar="CHAPTER", help="Where it stands; by default after the last one.")
 def new(chapter: str, title: str | None, after: str | None) -> None:
     """Start CHAPTER from the template: its text, its profiles, its place in the contents."""
-    with _sentences():
-        from cotbook.keep.new import new
-        from cotbook.run import tree
+    from cotbook.keep.new import new
+    from cotbook.run import tree
 
-        root = tree.book_root()
-        for path in new(root, chapter, title or chapter.replace("-", " ").capitalize(), after):
-            click.echo(path.relative_to(root))
-    click.echo(f"next: cotflow run {chapter} --profile smoke, then cotflow notebooks {chapter}")
+    root = tree.book_root()
+    for path in new(root, chapter, title or chapter.replace("-", " ").capitalize(), after):
+        _say(path.relative_to(root))
+    _say(f"next: cotflow run {chapter} --profile smoke, then cotflow notebooks {chapter}")
 
 
 @main.command()
 @click.option("--check", is_flag=True, help="Only say whether this tree may be released.")
 def release(check: bool) -> None:
     """Pack the built book and its ledger into dist/; `make release` builds it first."""
-    with _sentences():
-        from cotbook.keep.release import check_tree, release
-        from cotbook.run import tree
+    from cotbook.keep.release import check_tree, release
+    from cotbook.run import tree
 
-        root = tree.book_root()
-        if check:
-            check_tree(root)
-            return
-        archive = release(root, root / "_build/html", root / "dist")
-    click.echo(f"archive: {archive}")
+    root = tree.book_root()
+    if check:
+        check_tree(root)
+        return
+    archive = release(root, root / "_build/html", root / "dist")
+    _say(f"archive: {archive}")
 
 
 @main.command()
@@ -273,23 +317,22 @@ def bench(output: Path | None, only: tuple[str, ...]) -> None:
 
     Takes about a quarter of an hour; nothing else should run meanwhile.
     """
-    with _sentences():
-        from cotbook.bench import record
-        from cotbook.run import tree
+    from cotbook.bench import record
+    from cotbook.run import tree
 
-        output = output or record.RECORD
-        if not output.resolve().parent.is_dir():
-            raise tree.BadInput(f"expected a file in an existing folder, received {output}")
-        if unknown := set(only) - set(record.PARTS):
-            raise tree.BadInput(
-                f"--only: expected some of {', '.join(record.PARTS)}, "
-                f"received {', '.join(sorted(unknown))}"
-            )
+    output = output or record.RECORD
+    if not output.resolve().parent.is_dir():
+        raise tree.BadInput(f"expected a file in an existing folder, received {output}")
+    if unknown := set(only) - set(record.PARTS):
+        raise tree.BadInput(
+            f"--only: expected some of {', '.join(record.PARTS)}, "
+            f"received {', '.join(sorted(unknown))}"
+        )
 
-        from cotbook.bench import bench  # torch and all the contenders
+    from cotbook.bench import bench  # torch and all the contenders
 
-        bench.record(output, only, click.echo)
-    click.echo(f"record: {output}")
+    bench.record(output, only, _say)
+    _say(f"record: {output}")
 
 
 if __name__ == "__main__":

@@ -133,7 +133,7 @@ Rates = Annotated[list[Rate], _NON_EMPTY]
 
 _BUILTIN = {
     int: Phrase("a whole number", "whole numbers"),
-    float: Phrase("a number", "numbers"),
+    float: Phrase("a finite number", "finite numbers"),
     str: Phrase("a text", "texts"),
     bool: Phrase("true or false", "true or false each"),
     list: Phrase("a list", "lists"),
@@ -182,7 +182,7 @@ def _validated(name: str, annotation: Any, value: Any, elsewhere: bool) -> Any:
     if typing.get_origin(annotation) is list:
         annotation = Annotated[annotation, _NON_EMPTY]
     try:
-        adapter = TypeAdapter(annotation, config=ConfigDict(strict=True))
+        adapter = TypeAdapter(annotation, config=ConfigDict(strict=True, allow_inf_nan=False))
         return adapter.validate_python(value, context=elsewhere)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
@@ -341,7 +341,21 @@ def validate(
     return _gather(checks, elsewhere)
 
 
-class _Loader(yaml.SafeLoader):
+class OnceLoader(yaml.SafeLoader):
+    """Safe YAML in which no key stands twice: the last one would win, without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        content = super().construct_mapping(node, deep)
+        if len(content) < len(node.value):
+            keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise yaml.constructor.ConstructorError(
+                None, None, f"expected every key once, received {twice!r} twice", node.start_mark
+            )
+        return content
+
+
+class _Loader(OnceLoader):
     """YAML 1.2's plain scalars only: ``1e-2`` is a number, ``on`` and ``010`` are not surprises."""
 
     yaml_implicit_resolvers: typing.ClassVar = {}
@@ -369,9 +383,9 @@ _Loader.add_constructor("tag:yaml.org,2002:seq", yaml.SafeLoader.construct_yaml_
 _Loader.add_constructor("tag:yaml.org,2002:map", yaml.SafeLoader.construct_yaml_map)
 
 
-def load_yaml(text: str) -> Any:
+def load_yaml(text: str, kind: type[OnceLoader] = _Loader) -> Any:
     """A YAML document of numbers, texts, lists and mappings."""
-    loader = _Loader(text)
+    loader = kind(text)
     try:
         return loader.get_single_data()
     finally:

@@ -72,9 +72,24 @@ def of_notebook(notebook: Mapping[str, Any]) -> tuple[tuple[Entry, ...], tuple[E
 
 
 def of_run(folder: Path) -> tuple[Entry, ...]:
-    """The claims in the folder of a run."""
+    """The claims in the folder of a run; if there are none, its notebook has none either."""
     path = folder / CLAIMS
-    return tuple(map(entry, _expect(load(path), list, str(path), "a list of claims")))
+    found = tuple(map(entry, _expect(load(path), list, str(path), "a list of claims")))
+    if not found and (recorded := _claims_of_notebook(folder)):
+        raise RecordError(f"{path}: expected the claims of the notebook ({recorded}), received []")
+    return found
+
+
+def _claims_of_notebook(folder: Path) -> int:
+    """How many claims the executed notebook in the folder of a run recorded."""
+    path = next(iter(sorted(folder.glob("*.ipynb"))), folder / "the executed notebook")
+    notebook = load(path)
+    try:
+        return len(of_notebook(notebook)[0])
+    except RecordError:  # such a run has no claims
+        return 0
+    except (LookupError, TypeError, AttributeError):
+        raise RecordError(f"{path}: expected a notebook") from None
 
 
 def of_book(html: Path) -> Ledger:

@@ -1,11 +1,16 @@
 """Claims as a person reads them: the pieces of a text, and how each medium shows them.
 
 A text is a sequence of plain text, numbers and formulas. It becomes HTML here, nodes in
-:mod:`cotbook.sphinx.tables`, and characters of a terminal or of Markdown.
+:mod:`cotbook.sphinx.tables`, and characters of a terminal or of Markdown. What comes from a file
+speaks to none of them: HTML is escaped by :func:`html.escape`, Markdown by :func:`escaped`, a cell
+of a spreadsheet by :func:`spreadsheet`, a label of a figure by :func:`drawn`, and what goes to a
+terminal by :func:`terminal`.
 """
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -45,10 +50,20 @@ def number(value: float) -> Number:
     return Number(mantissa, int(exponent) if power else None)
 
 
+# With these MathJax makes links and loads code.
+_SPEAKING = re.compile(r"\\(href|url|html|require|style|class|cssId|data|unicode|include)", re.I)
+
+
 def pieces(text: str) -> list[Piece]:
-    """Text in which $…$ is a formula."""
+    """Text in which $…$ is a formula; one that would speak to the browser stays text."""
     parts = enumerate(text.split("$"))
-    return [Formula(part) if i % 2 else part for i, part in parts if part]
+    return [_piece(part, i % 2 == 1) for i, part in parts if part]
+
+
+def _piece(part: str, marked: bool) -> Piece:
+    if marked and _SPEAKING.search(part):
+        return f"${part}$"
+    return Formula(part) if marked else part
 
 
 def predicted(claim: Claim) -> list[Piece]:
@@ -89,6 +104,39 @@ def _plain(piece: Piece) -> str:
         power = "" if piece.exponent is None else f"e{piece.exponent:+03d}"
         return piece.mantissa + power
     return f"${piece.tex}$" if isinstance(piece, Formula) else piece
+
+
+def terminal(text: str) -> str:
+    """Text that a terminal only shows: what would move, colour or reorder it is spelt out."""
+    return "".join(
+        sign.encode("unicode_escape").decode()
+        if unicodedata.category(sign) in _UNSEEN and sign not in ("\n", "\t", _JOINER)
+        else sign
+        for sign in text
+    )
+
+
+_UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+_JOINER = "\u2060"
+
+
+def drawn(text: str) -> str:
+    """A label of a figure, in which matplotlib would read $…$ as a formula."""
+    return terminal(" ".join(text.split())).replace("$", r"\$")
+
+
+def spreadsheet(value: object) -> str:
+    """A cell of a table: numbers with all their digits, and texts, none of them a formula.
+
+    A text that begins with one of = + - @, a tabulator or a return has an apostrophe before it.
+    """
+    text = str(value)
+    if isinstance(value, str) and text.startswith(_FORMULAS):
+        return f"'{text}"
+    return text
+
+
+_FORMULAS = tuple("=+-@\t\r＝＋－＠")
 
 
 def row(entry: Entry) -> tuple[str, ...]:
@@ -141,10 +189,27 @@ def markdown_table(head: Sequence[str], rows: Iterable[Iterable[str]]) -> list[s
 
 def escaped(text: str) -> str:
     """Text that Markdown neither reads as markup nor as the end of a cell."""
-    text = " ".join(text.split())
-    for sign in "\\`*_|<$":
-        text = text.replace(sign, "\\" + sign)
-    return text
+    return _unmarked(" ".join(text.split()))
+
+
+def formatted(text: str) -> str:
+    """Text for a cell of Markdown in which $…$ is still a formula."""
+    shown = pieces(" ".join(text.split()))
+    return "".join(
+        f"${piece.tex}$".replace("|", r"\|") if isinstance(piece, Formula) else _unmarked(piece)
+        for piece in shown
+        if not isinstance(piece, Number)
+    )
+
+
+def _unmarked(text: str) -> str:
+    return _CALLS.sub(_JOINER, _MARKUP.sub(r"\\\g<0>", text))
+
+
+# Signs of markup, the beginning of a link's target, and what makes a link of a bare address.
+_MARKUP = re.compile(r"[\\`*_|<$&~]|(?<=\])[(\[]|:(?=//)|(?<=\bwww)\.")
+# Between these a sign without width: no account is called, and no issue is linked.
+_CALLS = re.compile(r"(?<=@)(?=\w)|(?<=#)(?=\d)")
 
 
 # HTML
@@ -181,7 +246,7 @@ def card(entry: Entry) -> str:
     body = "".join(f"<div><dt>{key}</dt><dd>{value}</dd></div>" for key, value in rows)
     return (
         f'<div class="cotflow-claim cotflow-{entry.verdict.replace(" ", "-")}" '
-        f'id="{entry.anchor}">'
+        f'id="{escape(entry.anchor)}">'
         f'<p class="cotflow-verdict">{mark(entry.verdict)} '
         f"<span>{escape(entry.provenance)}</span></p>"
         f"<p>{html(pieces(entry.statement))}</p><dl>{body}</dl></div>"

@@ -1,6 +1,11 @@
 """The command ``cotflow``: its exit codes, its sentences, and what it leaves on the disk."""
 
+import errno
+import fcntl
 import json
+import os
+import re
+import resource
 import signal
 import subprocess
 import time
@@ -15,6 +20,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from books import COMMAND, cotflow, invoke, tree, write_chapter, write_tiny_chapter
+from cotbook.run import runs
 
 
 @pytest.fixture(scope="module")
@@ -75,12 +81,12 @@ def test_a_claim_that_does_not_hold_exits_1_and_is_shown(book):
 
 
 @pytest.mark.slow
-def test_a_cell_that_fails_exits_1_and_the_notebook_is_delivered(tmp_path):
+def test_a_cell_that_fails_exits_3_and_the_notebook_is_delivered(tmp_path):
     write_chapter(
         tmp_path, "wreck", ("parameters", "x: int = 1  # anything"), ("", "print('before')\n1 / 0")
     )
     done = invoke(tmp_path, "run", "wreck", "-o", "deep/out")
-    assert done.exit_code == 1
+    assert done.exit_code == 3
     assert "cell [2] of wreck stopped with ZeroDivisionError: division by zero" in done.output
     notebook = (tmp_path / "deep/out/wreck.ipynb").read_text()
     assert "before" in notebook and "Traceback" in notebook
@@ -88,12 +94,12 @@ def test_a_cell_that_fails_exits_1_and_the_notebook_is_delivered(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_process_that_dies_exits_1_and_the_notebook_is_delivered(tmp_path):
+def test_a_process_that_dies_exits_3_and_the_notebook_is_delivered(tmp_path):
     death = "import os\nprint('before', flush=True)\nos._exit(1)"
     write_chapter(tmp_path, "wreck", ("parameters", "x: int = 1"), ("", death))
     (tmp_path / "{out}").mkdir()
     done = invoke(tmp_path, "run", "wreck", "-o", "{out}")
-    assert done.exit_code == 1
+    assert done.exit_code == 3
     assert "the process that executed wreck died" in done.output
     assert (tmp_path / "{out}/wreck.ipynb").exists()
 
@@ -235,9 +241,11 @@ def test_a_killed_run_leaves_nothing_where_the_results_would_be(napping):
     assert visible == {*before, "deep"}
     wait_until(lambda: not lives(kernel))
     assert not lives(kernel)
+    assert len(list((root / "deep").glob(".*"))) == 1
     write_chapter(root, "slow", ("parameters", "seconds: float = 0.0"))
     assert invoke(root, "run", "slow", "-o", "deep/out").exit_code == 0
     assert (root / "deep/out/slow.ipynb").exists()
+    assert [path.name for path in (root / "deep").iterdir()] == ["out"]
 
 
 @pytest.mark.slow
@@ -284,11 +292,11 @@ def test_parameters_shows_type_default_and_help(book):
 
 
 @pytest.mark.slow
-def test_a_record_that_no_chapter_wrote_exits_1_and_the_notebook_is_delivered(tmp_path):
+def test_a_record_that_no_chapter_wrote_exits_3_and_the_notebook_is_delivered(tmp_path):
     shown = 'display({"application/vnd.cotflow.claim+json": {"name": "x"}}, raw=True)'
     write_chapter(tmp_path, "odd", ("parameters", "x: int = 1"), ("", shown))
     done = invoke(tmp_path, "run", "odd", "-o", "out")
-    assert done.exit_code == 1
+    assert done.exit_code == 3
     assert "odd: claim 'x': statement: expected a text, received nothing" in done.output
     assert (tmp_path / "out/odd.ipynb").exists()
     assert invoke(tmp_path, "ledger", "out").output.startswith("### odd\n\nClaims: none.")
@@ -296,3 +304,117 @@ def test_a_record_that_no_chapter_wrote_exits_1_and_the_notebook_is_delivered(tm
     refused = invoke(tmp_path, "ledger", "out")
     assert refused.exit_code == 2
     assert "received out: claim 'x': statement: expected a text" in refused.output
+
+
+def test_a_parameter_is_set_once(book):
+    done = invoke(book, "run", "tiny-rate", "-p", "seed", "1", "-p", "seed", "1", "-o", "full")
+    assert done.exit_code == 2
+    assert done.output == "-p seed: expected one value, received several\n"
+
+
+def test_a_key_that_stands_twice_in_a_file_is_refused(tmp_path):
+    write_tiny_chapter(tmp_path)
+    (tmp_path / "book/profiles/two.yml").write_text("tiny-rate: {seed: 1, bound: 2, seed: 3}\n")
+    (tmp_path / "sweep.yml").write_text("chapter: tiny-rate\nseeds: [1]\nseeds: [2]\n")
+    before = tree(tmp_path)
+    for command in (("run", "tiny-rate", "--profile", "two"), ("sweep", "sweep.yml")):
+        done = invoke(tmp_path, *command)
+        assert done.exit_code == 2
+        assert re.search(r"expected every key once, received 'seeds?' twice", done.output)
+        assert len(done.output.splitlines()) == 1
+    assert tree(tmp_path) == before
+    text = (tmp_path / "book/tiny-rate.md").read_text()
+    options = ":tags: [parameters, hide-input]"
+    twice = text.replace(options, f"{options}\n:tags: [parameters]")
+    (tmp_path / "book/tiny-rate.md").write_text(twice)
+    done = invoke(tmp_path, "run", "tiny-rate", "-o", "out")
+    assert done.exit_code == 2 and "received 'tags' twice" in done.output
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
+def test_any_text_is_printed_in_any_encoding_and_moves_no_cursor(tmp_path, encoding):
+    write_tiny_chapter(tmp_path)
+    path = tmp_path / "book/tiny-rate.md"
+    path.write_text(path.read_text().replace("# A tiny rate", "# A rate ≤ 1 \x1b[2J\x07 日本"))
+    environment = os.environ | {"PYTHONIOENCODING": encoding, "LC_ALL": "C"}
+    done = subprocess.run(
+        [COMMAND, "list"], cwd=tmp_path, capture_output=True, env=environment, check=True
+    )
+    assert rb"1 \x1b[2J\x07 " in done.stdout
+    assert b"\x1b" not in done.stdout and done.stderr == b""
+
+
+def test_a_full_disk_under_the_output_exits_3_with_a_sentence(tmp_path):
+    write_tiny_chapter(tmp_path)
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([COMMAND, "list"], cwd=tmp_path, stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 3
+    assert done.stderr == b"could not finish: No space left on device\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["_write_json", "_write_results"])
+def test_a_full_disk_exits_3_and_the_notebook_is_kept(tmp_path, monkeypatch, moment):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(runs, moment, full)
+    write_chapter(tmp_path, "calm", ("parameters", "x: int = 1"), ("", "print('computed')"))
+    done = invoke(tmp_path, "run", "calm", "-o", "deep/out")
+    assert done.exit_code == 3
+    said = f"could not finish: No space left on device; the notebook is in {tmp_path}/deep/out"
+    assert done.stderr == f"calm {said}\n"
+    assert [path.name for path in (tmp_path / "deep").rglob("*")] == ["out", "calm.ipynb"]
+    assert "computed" in (tmp_path / "deep/out/calm.ipynb").read_text()
+
+
+def limited() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@pytest.mark.slow
+def test_a_disk_that_takes_no_notebook_exits_3_with_a_sentence(tmp_path):
+    cells = (("parameters", "x: int = 1"), ("", "print('x' * 100_000)"))
+    write_chapter(tmp_path, "long", *cells)
+    command = [COMMAND, "run", "long", "-o", "out"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, preexec_fn=limited)
+    assert done.returncode == 3, done.stderr
+    assert "long could not finish: File too large; nothing could be kept" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.glob(".cotflow*")) and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("reason", [errno.EXDEV, errno.EBUSY])
+def test_results_are_put_in_an_empty_folder_that_none_can_replace(tmp_path, monkeypatch, reason):
+    """A mounted disk, or a folder of a lower layer of a container."""
+
+    def refuse(source, target):
+        raise OSError(reason, os.strerror(reason))
+
+    results, output = tmp_path / "results", tmp_path / "out"
+    results.mkdir()
+    output.mkdir()
+    (results / "claims.json").write_text("[]")
+    (results / "x.ipynb").write_text("{}")
+    monkeypatch.setattr(runs.os, "replace", refuse)
+    assert runs._deliver(results, output) == output
+    assert sorted(path.name for path in output.iterdir()) == ["claims.json", "x.ipynb"]
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    dead = tmp_path / f".cotflow-{ended.pid}-abcdefgh"
+    ours = tmp_path / f".cotflow-{os.getpid()}-abcdefgh"
+    others = [ours, tmp_path / ".cotflow", tmp_path / ".cotflow-x-abc", tmp_path / f".{ended.pid}"]
+    locked = tmp_path / f".cotflow-{ended.pid}-locked"  # of another container, say
+    for folder in (dead, locked, *others):
+        folder.mkdir()
+        (folder / "file").touch()
+    handle = os.open(locked, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    with runs.workshop_beside(tmp_path / "out") as workshop:
+        assert workshop.is_dir()
+    os.close(handle)
+    assert set(tmp_path.iterdir()) == {*others, locked}

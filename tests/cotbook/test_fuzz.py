@@ -1,6 +1,8 @@
 """Whatever is typed or written in a file: a sentence, a documented exit code, nothing half-done."""
 
+import json
 import os
+import re
 
 import pytest
 import yaml
@@ -31,7 +33,7 @@ SWEEP = st.fixed_dictionaries(
         "gird": VALUE,
     },
 )
-DOCUMENTED = {0, 1, 2}
+DOCUMENTED = {0, 1, 2, 3}
 NASTY = ["[" * 5000, "&a [*a]", "a: &a {b: *a}", "? [x]\n: 1", "\x00", "!!python/none", "- {", "~"]
 
 
@@ -149,3 +151,32 @@ def test_impossible_output_folders_are_refused(book, output):
     (book / "sweep.yml").write_text("chapter: tiny-rate\nseeds: [0]\n")
     assert_refused(book, "sweep", "sweep.yml", "-o", output)
     assert_refused(book, "run", "tiny-rate", "-o", output)
+
+
+CLAIM = {
+    **{"name": "a", "statement": "b", "provenance": "[C] c", "relation": "equals", "interval": "d"},
+    **{"predicted": 1.0, "measured": 1.0, "low": 1.0, "high": 1.0, "tolerance": 0.0},
+    **{"chapter": "e", "library_hash": "f", "executed": "g", "verdict": "holds"},
+}
+
+
+@given(
+    changes=st.dictionaries(st.sampled_from(list(CLAIM)), TEXT | VALUE, max_size=3),
+    values=st.dictionaries(NAME, VALUE, max_size=3) | VALUE,
+    raw=st.none() | st.binary(max_size=20),
+)
+@example(changes={"name": "\x1b]0;x\x07", "interval": "<img src=x>"}, values={}, raw=None)
+@example(changes={"measured": "nan", "verdict": "fails"}, values={}, raw=None)
+@settings(max_examples=80)
+def test_results_of_any_content_are_printed_or_refused(book, changes, values, raw):
+    folder = book / "results"
+    folder.mkdir(exist_ok=True)
+    record = json.dumps([CLAIM | changes], default=str).encode()
+    (folder / "claims.json").write_bytes(record if raw is None else raw)
+    (folder / "parameters.yml").write_text(as_yaml(values), encoding="utf-8")
+    (folder / "x.ipynb").write_text('{"cells": []}')
+    done = invoke(book, "ledger", "results")
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    assert done.exit_code in (0, 2)
+    assert "\x1b" not in done.output and "\x07" not in done.output
+    assert not re.search(r"(?<!\\)<\w", done.stdout)

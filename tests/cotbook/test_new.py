@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -172,3 +173,57 @@ def test_progress_is_for_those_who_watch():
         manager.shutdown_kernel(now=True)
     assert "runs: " in heard[True]
     assert heard[False] == ""
+
+
+def test_a_command_killed_halfway_is_completed_by_the_same_command(tiny):
+    """SIGKILL between two files: nothing is put back, and the workshop stays."""
+    whole = tiny.parent / "whole"
+    shutil.copytree(tiny, whole)
+    assert invoke(whole, "new", "deep").exit_code == 0
+    for more in (0, 1, 3):  # files put in their places before the kill
+        command = [sys.executable, "-c", KILLED, str(more), "deep"]
+        done = subprocess.run(command, cwd=tiny, capture_output=True)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        assert not (tiny / "book/deep.md").exists()
+        assert len(list(tiny.rglob(".cotflow-*"))) == 1
+    assert invoke(tiny, "new", "deep").exit_code == 0
+    assert tree(tiny) == tree(whole)
+
+
+KILLED = """
+import os, signal, sys
+from cotbook.cli import main
+from cotbook.keep import new
+left, replace = int(sys.argv[1]), os.replace
+def replaced(source, target):
+    global left
+    if not left:
+        os.kill(os.getpid(), signal.SIGKILL)
+    left -= 1
+    replace(source, target)
+os.replace = replaced
+main(["new", sys.argv[2]])
+"""
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("url", "javascript:alert(1)"),
+        ("url", "file:///etc/passwd"),
+        ("note", "see JavaScript :alert(1)"),
+        ("title", "<script>alert(1)</script>"),
+        ("note", "data:text/html,x"),
+    ],
+)
+def test_an_entry_of_the_bibliography_that_speaks_to_the_browser_is_refused(tmp_path, field, value):
+    (tmp_path / "book").mkdir()
+    (tmp_path / "_toc.yml").touch()
+    fields = {"title": "Big data: a survey", "doi": "10.1/x", field: value}
+    text = ", ".join(f"{key} = {{{text}}}" for key, text in fields.items())
+    (tmp_path / "book/references.bib").write_text(f"@misc{{key, {text}}}")
+    (tmp_path / "book/page.md").write_text("{cite}`key`")
+    done = invoke(tmp_path, "bibliography")
+    assert done.exit_code == 1
+    assert f"references.bib: 'key': {field}: expected text, or an address" in done.output
+    assert len(done.output.splitlines()) == 1

@@ -1,9 +1,11 @@
 """A chapter's parameters: what is accepted, what is refused, and the sentence that says why."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -281,3 +283,27 @@ def test_a_command_lines_value_keeps_its_kind(text, value):
 def test_a_number_that_is_not_finite_is_a_float_for_the_range_check_to_refuse(text):
     value = P.parse_value(text)
     assert isinstance(value, float) and not math.isfinite(value)
+
+
+@pytest.mark.parametrize("text", ["a: 1\na: 2", "x: {b: 1, b: 2}", "1: a\n1: b", "[{a: 1, a: 1}]"])
+@pytest.mark.parametrize("loader", [P._Loader, P.OnceLoader])
+def test_a_key_that_stands_twice_is_refused(text, loader):
+    with pytest.raises(yaml.YAMLError, match="expected every key once, received"):
+        P.load_yaml(text, loader)
+
+
+def test_the_files_of_this_repository_say_everything_once():
+    root = Path(__file__).parents[2]
+    paths = [*root.glob("*.yml"), *root.glob(".github/**/*.yml"), *(root / "book").rglob("*.yml")]
+    assert len(paths) > 10
+    for path in paths:
+        P.load_yaml(path.read_text(encoding="utf-8"), P.OnceLoader)
+
+
+@pytest.mark.parametrize("text", ["1e400", "-1e400", "inf", "nan"])
+@pytest.mark.parametrize("kind", ["float", "list[float]", "Rate"])
+def test_a_number_that_no_float_holds_is_refused(text, kind):
+    declared = P.read_cell(f"x: {kind} = {'[1.0]' if 'list' in kind else 1.0}")
+    value = P.parse_value(f"[{text}]" if "list" in kind else text)
+    with pytest.raises(P.ParameterError, match=r"x: expected .*finite number"):
+        P.validate(declared, {"x": value})

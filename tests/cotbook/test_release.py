@@ -179,3 +179,10 @@ def test_a_version_that_the_changelog_does_not_know_is_refused(book):
 def test_a_tree_that_may_be_released_passes_the_check(book):
     done = invoke(book, "release", "--check")
     assert (done.exit_code, done.output) == (0, "")
+
+
+def test_without_git_there_is_a_sentence(book, monkeypatch):
+    monkeypatch.setenv("PATH", str(book))
+    done = invoke(book, "release", "--check")
+    assert done.exit_code == 2
+    assert "a release needs git, which cannot be started: No such file" in done.output

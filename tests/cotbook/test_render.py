@@ -1,8 +1,14 @@
 """One number format and one way to split a text, shown in every medium."""
 
+import csv
+import io
 import math
+import unicodedata
+from html.parser import HTMLParser
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from cotbook import render
 from cotbook.claims import Claim, Untested
@@ -119,3 +125,104 @@ def test_a_number_that_is_not_finite_is_shown_everywhere(options):
         points = [Point({"depth": 2}, entry), Point({"depth": 4}, claim())]
         for chosen in (points, points[:1]):
             assert svg(chosen, "depth", "what it shows", "p").startswith("<svg")
+
+
+HOSTILE = [
+    "<img src=x onerror=alert(1)>",
+    '"><script>alert(1)</script>',
+    "$</span><script>alert(1)</script>$",
+    "![x](https://evil.example/x.png) [y](javascript:alert(1)) [z][C]",
+    "@someone and owner/name#12, https://evil.example, www.evil.example",
+    "=HYPERLINK(0)",
+    "\x1b]0;title\x07\x1b[2J\x9b31m\u202egnp",
+    "| a | `b` *c* _d_ ~~e~~ &lt;f&gt;",
+    r"$\href{javascript:alert(1)}{x}$ $\unicode{x41}$ $\require{html}$",
+    "\ud800",
+]
+TEXTS = st.sampled_from(HOSTILE) | st.text(max_size=30)
+
+
+class Seen(HTMLParser):
+    """Tags and attributes of a page, and its text."""
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.tags, self.attributes, self.text = set(), set(), ""
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@given(text=TEXTS)
+@example(text='x" onclick="alert(1)')
+def test_no_text_speaks_to_the_browser(text):
+    entry = claim(name=text, statement=text, provenance=f"[M] {text}", interval=text, chapter=text)
+    shown = render.card(entry) + render.table([text], [[text]])
+    seen = Seen(shown)
+    assert seen.tags <= {
+        *("div", "p", "span", "dl", "dt", "dd", "small", "sup"),
+        *("table", "thead", "tbody", "tr", "th", "td"),
+    }
+    assert seen.attributes <= {"class", "id"}
+    for formula in shown.split("\\(")[1:]:
+        assert not any(word in formula.split("\\)")[0] for word in ("\\href", "\\require"))
+
+
+@given(text=TEXTS)
+def test_no_text_speaks_to_the_terminal(text):
+    shown = render.terminal(text)
+    kinds = {unicodedata.category(sign) for sign in shown if sign not in "\n\t\u2060"}
+    assert not kinds & {"Cc", "Cf", "Cs", "Zl", "Zp"}
+    shown.encode()
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("<img>", "\\<img>"),
+        ("![x](https://e.org)", "![x]\\(https\\://e.org)"),
+        ("[x][C] [C] tiny, [0.5, 1.5]", "[x]\\[C] [C] tiny, [0.5, 1.5]"),
+        ("@you #12 C# a@b.org", "@\u2060you #\u206012 C# a@\u2060b.org"),
+        ("www.e.org ~~a~~ &lt;", "www\\.e.org \\~\\~a\\~\\~ \\&lt;"),
+        ("a\n| b", "a \\| b"),
+    ],
+)
+def test_no_text_speaks_to_a_forge(text, shown):
+    assert render.escaped(text) == shown
+    assert render.formatted(text) == shown
+    assert render.terminal(shown) == shown
+
+
+def test_formulas_of_a_cell_stay_formulas():
+    assert render.formatted("If $a_1|b$ & c_1.") == r"If $a_1\|b$ \& c\_1."
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        *((f"{sign}1+1", f"'{sign}1+1") for sign in "=+-@\t\r＝"),
+        *((value, str(value)) for value in (-1.5, -math.inf, math.nan, 3, "a=b", "[-1, 2]", "")),
+    ],
+)
+def test_no_text_speaks_to_a_spreadsheet_and_numbers_stay_numbers(value, shown):
+    stream = io.StringIO()
+    csv.writer(stream).writerow([render.spreadsheet(value), "x"])
+    assert next(csv.reader(io.StringIO(stream.getvalue(), newline=""))) == [shown, "x"]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Glyph")
+@given(text=TEXTS)
+@example(text="$x^$")
+@settings(max_examples=20, deadline=None)
+def test_no_text_breaks_a_figure(text):
+    points = [Point({"name": text, "depth": depth}, claim(statement=text)) for depth in (2, 4)]
+    for axis in ("depth", None):
+        seen = Seen(svg(points, axis, text, "p"))
+        assert not seen.tags & {"script", "img", "a"}
+        assert not [name for name in seen.attributes if name.startswith("on")]

@@ -1,11 +1,16 @@
 """``cotflow sweep``: what a file asks for, what is executed, kept, reported and gathered."""
 
+import contextlib
 import csv
+import errno
 import json
+import os
 import re
 import signal
 import subprocess
+import sys
 import time
+from dataclasses import replace
 from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,7 +22,9 @@ import pytest
 import torch
 
 from books import COMMAND, invoke, tree, write_chapter
-from cotbook.grid import engine, file
+from cotbook.claims import Claim
+from cotbook.errors import BadInput
+from cotbook.grid import engine, file, job, outcome, page, table
 
 ROOT = Path(__file__).parents[2]
 PARAMETERS = """\
@@ -85,7 +92,7 @@ def swept(tmp_path_factory, snakemake):
 
 def test_every_cell_leaves_an_executed_notebook_and_a_crash_fails_alone(swept):
     _, folder, done = swept
-    assert done.exit_code == 1, done.output
+    assert done.exit_code == 3, done.output
     finished = sorted(path.name.rsplit("-", 1)[0] for path in (folder / "jobs").iterdir())
     assert finished == ["depth=2,rate=0.5", "depth=2,rate=2", "depth=8,rate=0.5"]
     for path in (folder / "jobs").iterdir():
@@ -184,25 +191,45 @@ def test_the_ledger_of_a_sweep_is_markdown(swept):
         assert "expected the folder of one run or one sweep" in refused.output
 
 
-def test_a_damaged_result_is_a_failure_with_a_sentence(swept):
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (lambda text: text.replace('"holds"', '"fails"'), "claim 'small': expected the verdict"),
+        (lambda text: text[: len(text) // 2], "cannot read"),
+        (lambda text: "[]", "expected the claims of the notebook (1), received []"),
+        (lambda text: "[3]", "a claim: expected a record, received 3"),
+        (lambda text: None, "without"),
+    ],
+)
+def test_a_damaged_result_is_a_failure_with_a_sentence_and_is_made_anew(swept, damage, sentence):
     root, folder, _ = swept
     path = sorted((folder / "jobs").glob("*/claims.json"))[0]
-    whole = path.read_text()
-    path.write_text(whole.replace('"holds"', '"fails"'))
-    listed, again = invoke(root, "ledger", str(folder)), invoke(root, "sweep", "sweep.yml")
-    path.write_text(whole)
+    before, whole = results(folder), path.read_text()
+    if (text := damage(whole)) is None:
+        path.unlink()
+    else:
+        path.write_text(text)
+    listed = invoke(root, "ledger", str(folder))
+    again = invoke(root, "sweep", "sweep.yml")
     assert listed.exit_code == 0
-    assert "Failed: claim 'small': expected the verdict 'holds'" in listed.stdout
-    assert again.exit_code == 1
-    assert f"without {path.parent} it is run again" in again.stderr
-    assert invoke(root, "sweep", "sweep.yml").stderr.count("failed:") == 1
+    if text is None:
+        assert "Not run." in listed.stdout
+    else:
+        assert f"Failed: {sentence}" in listed.stdout.replace(f"{path}: ", "")
+        assert sentence in again.stdout and "the same sweep runs it again" in again.stdout
+    assert again.exit_code == 3 and again.stderr.count("failed:") == 1
+    assert "finished before: 2" in again.stdout
+    assert path.read_text() == whole
+    kept = {place: found for place, found in before.items() if str(path.parent) not in place}
+    after = results(folder)
+    assert {place: after[place] for place in kept} == kept and after.keys() == before.keys()
 
 
 def test_a_second_run_executes_nothing_and_does_not_retry_unasked(swept):
     root, folder, _ = swept
     before = results(folder)
     done = invoke(root, "sweep", "sweep.yml")
-    assert done.exit_code == 1
+    assert done.exit_code == 3
     assert "finished before: 3, failed before: 1 (--retry runs them again), to do: 0" in done.output
     assert "too much of a rate" in done.stderr
     assert results(folder) == before
@@ -486,3 +513,167 @@ def test_the_example_and_its_record_belong_together():
         asked = {tuple(str(job.swept[name]) for name in sweep.names) for job in sweep.jobs}
         assert found == asked
         assert {row["chapter"] for row in recorded} == {sweep.chapter}
+
+
+def planned(root: Path, text: str = GRID, name: str = "sweep.yml") -> file.Sweep:
+    return file.read(root / write_sweep(root, text, name), root)
+
+
+def test_a_second_file_of_the_same_name_is_refused(tmp_path):
+    root, folder = write_book(tmp_path), tmp_path / "runs/sweep-sweep"
+    folder.mkdir(parents=True)
+    first = planned(root)
+    (folder / "plan.json").write_text(json.dumps(engine.plan(first, first.jobs, folder)))
+    (root / "other").mkdir()
+    write_sweep(root / "other", GRID)
+    before = tree(root)
+    done = invoke(root, "sweep", "other/sweep.yml")
+    assert done.exit_code == 2
+    assert f"{folder} holds the sweep of {root / 'sweep.yml'}: expected that file" in done.output
+    assert "-o names another folder" in done.output
+    assert tree(root) == before
+    engine._refuse_foreign(folder, first)
+    (root / "sweep.yml").rename(root / "moved.yml")
+    engine._refuse_foreign(folder, file.read(root / "other/sweep.yml", root))
+
+
+@pytest.mark.parametrize(
+    ("entries", "ours"),
+    [
+        ([".lock"], True),
+        ([".lock", ".plan.json.part"], True),
+        ([".lock", "jobs", "logs", "failed", "index.html", "table.csv", ".snakemake"], True),
+        ([".lock", "notes.txt"], False),
+        (["index.html"], False),
+        ([".lock", "plan.json"], True),  # damaged
+        (["plan.json"], False),
+    ],
+)
+def test_a_folder_where_a_sweep_was_stopped_before_its_plan_is_used(tmp_path, entries, ours):
+    root, folder = write_book(tmp_path / "book"), tmp_path / "out"
+    folder.mkdir()
+    for name in entries:
+        (folder / name).write_text("{")
+    if ours:
+        engine._refuse_foreign(folder, planned(root))
+    else:
+        with pytest.raises(BadInput, match="which holds something else"):
+            engine._refuse_foreign(folder, planned(root))
+
+
+def gathered(root: Path, *claims: Claim, **changes) -> tuple[str, str]:
+    """The page and the table of a sweep whose first job recorded these claims."""
+    sweep = replace(planned(root), **changes)
+    place = root / "out/jobs" / sweep.jobs[0].id
+    place.mkdir(parents=True)
+    (place / "claims.json").write_text(json.dumps([claim.to_json() for claim in claims]))
+    outcomes = [outcome.read(root / "out", job) for job in sweep.jobs]
+    assert outcomes[0].finished
+    return page.html_text(sweep, outcomes, root / "out"), table.csv_text(sweep, outcomes)
+
+
+def claim(**changes) -> Claim:
+    fields = {"name": "a", "statement": "b", "provenance": "[C] c", "chapter": "tiny"}
+    numbers = {"predicted": 1.0, "measured": 1.0, "tolerance": 0.1}
+    return Claim(**(fields | numbers | changes))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_claim_that_measures_no_finite_number_fails_and_is_gathered(tmp_path, value):
+    ends = {"low": value, "high": value}
+    text, shown = gathered(write_book(tmp_path), claim(measured=value, **ends), claim(name="z"))
+    (row, other) = csv.DictReader(shown.splitlines())
+    assert (row["measured"], row["verdict"], other["verdict"]) == (str(value), "fails", "holds")
+    assert "✘ fails" in text and "✔ holds" in text
+
+
+def test_nothing_of_a_result_speaks_to_the_browser_or_the_spreadsheet(tmp_path):
+    bad = '"><img src=x onerror=alert(1)>'
+    texts = {"name": f"={bad}", "statement": f"{bad} ${bad}$ $x^$", "interval": f"@{bad}"}
+    entry = claim(provenance=f"[C] {bad}", library_hash=f"+{bad}", **texts)
+    changes = {"title": bad, "description": bad, "profile": f"-{bad}", "name": bad}
+    text, shown = gathered(write_book(tmp_path), entry, **changes)
+    assert "img" not in Page(text).tags
+    (row,) = csv.DictReader(shown.splitlines())
+    found = (row["claim"], row["interval"], row["library"], row["profile"])
+    assert found == tuple(f"'{sign}{bad}" for sign in "=@+-")
+
+
+def test_the_record_of_a_job_is_read_from_the_plan(tmp_path, monkeypatch):
+    """However long it is: 8,000 seeds are more than a command line takes."""
+    root = write_book(tmp_path)
+    sweep = planned(root, f"chapter: plural\nseeds: [[{','.join(map(str, range(8000)))}]]\n")
+    (root / "plan.json").write_text(json.dumps(engine.plan(sweep, sweep.jobs, root)))
+    monkeypatch.chdir(root)
+    assert job._record(sweep.jobs[0].id) == sweep.jobs[0].record()
+    with pytest.raises(BadInput, match="the plan of the sweep has no such job any more"):
+        job._record("another")
+
+
+@pytest.mark.slow
+def test_a_job_with_many_seeds_runs_after_a_start_that_was_cut_off(tmp_path, snakemake):
+    root = write_book(tmp_path)
+    write_sweep(root, f"chapter: plural\nseeds: [[{','.join(map(str, range(8000)))}]]\n")
+    folder = root / "runs/sweep-sweep"
+    folder.mkdir(parents=True)
+    (folder / ".lock").touch()
+    (folder / ".plan.json.part").write_text("{")
+    done = invoke(root, "sweep", "sweep.yml")
+    assert done.exit_code == 0, done.output
+    assert len(list(folder.glob("jobs/*/claims.json"))) == 1
+
+
+@pytest.mark.parametrize("parent", ["alive", "gone"])
+def test_a_job_ends_if_its_parent_was_gone_before_it_began(tmp_path, parent):
+    number = os.getpid() if parent == "alive" else 1 << 22
+    command = [sys.executable, "-m", "cotbook.grid.job", "any", str(number)]
+    (tmp_path / "plan.json").write_text('{"jobs": {}}')
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == (3 if parent == "alive" else 1)
+    assert ("no such job" in done.stderr) == (parent == "alive")
+
+
+def test_a_job_hears_of_its_parents_end_before_it_imports_anything():
+    text = Path(job.__file__).read_text()
+    before = text[: text.index("    end_with_parent(int(sys.argv[2]))")]
+    assert "cotbook" not in before.split("from __future__")[1]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_exits_3_and_the_same_command_goes_on(tmp_path, monkeypatch, code, snakemake):
+    root = write_book(tmp_path)
+    write_sweep(root, GRID)
+
+    def full(*arguments, **options):
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.os, "replace", full)
+        done = invoke(root, "sweep", "sweep.yml")
+    assert done.exit_code == 3
+    assert done.stderr == f"could not finish: {os.strerror(code)}\n"
+    folder = root / "runs/sweep-sweep"
+    assert [path.name for path in folder.iterdir()] == [".lock"]
+    engine._refuse_foreign(folder, planned(root))
+
+
+@pytest.mark.slow
+def test_a_sweep_killed_while_its_first_job_starts_leaves_no_process(tmp_path, snakemake):
+    root = write_book(tmp_path)
+    write_sweep(root, GRID)
+    process = begin(root)
+    family: list[psutil.Process] = []
+
+    def starting() -> bool:
+        family[:] = psutil.Process(process.pid).children(recursive=True)
+        for child in family:
+            with contextlib.suppress(psutil.Error):
+                if "cotbook.grid.job" in child.cmdline():
+                    return True
+        return False
+
+    wait_for(starting)
+    process.kill()
+    process.communicate()
+    assert psutil.wait_procs(family, timeout=120)[1] == []

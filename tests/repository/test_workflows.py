@@ -71,6 +71,25 @@ def test_every_parameter_set_becomes_options_of_a_run(tmp_path, values, options)
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.skipif(not shutil.which("jq"), reason="no jq here; GitHub's machines have it")
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ('{"seed\\n-o": 1}', 'expected the name of a parameter, received "seed\\n-o"'),
+        ('{"seed\\n": 1}', "expected the name of a parameter"),
+        ('{"--help": 1}', "expected the name of a parameter"),
+        ('{"rate": 1e400}', "rate: expected numbers below 1.8e308"),
+        ('{"rates": [1, -1e400]}', "rates: expected numbers below 1.8e308"),
+        ("[1]", "cannot be matched"),
+    ],
+)
+def test_parameters_that_would_become_something_else_are_refused(tmp_path, values, sentence):
+    environment = {"CHAPTER": "one", "PROFILE": "smoke", "VALUES": values}
+    done = execute(step("Run the chapter"), tmp_path, **environment)
+    assert done.returncode != 0 and done.stdout == ""
+    assert sentence in done.stderr
+
+
 def test_the_ledger_goes_to_the_summary_if_there_are_results(tmp_path):
     summary = tmp_path / "summary.md"
     for made in (False, True):

@@ -21,12 +21,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from cotbook import records
 from cotbook.claims import tally
-from cotbook.errors import BadInput
+from cotbook.errors import BadInput, cannot_write
 from cotbook.grid import outcome, table
 from cotbook.grid.file import Job, Sweep
 from cotbook.grid.job import end_with_parent
@@ -37,6 +39,12 @@ SNAKEFILE = Path(__file__).with_name("Snakefile")
 OWN_CORES = r"--(cores|jobs|executor|profile|workflow-profile)|-[cj]\d*|-e"
 # Snakemake only shows something and executes nothing.
 SHOWS = ("-n", "--dry-run", "--dryrun", "--dag", "--rulegraph", "--summary", "--help", "--version")
+LOCK = ".lock"
+# What the folder of a sweep holds
+OWN = {
+    *(LOCK, outcome.PLAN, outcome.TABLE, outcome.PAGE, outcome.LOG, ".snakemake"),
+    *map(str, (outcome.JOBS, outcome.FAILED, outcome.LOGS)),
+}
 POLL, HEARTBEAT, PATIENCE = 0.2, 30.0, 15.0
 
 Echo = Callable[[str], None]
@@ -76,7 +84,10 @@ def run(
         wanted = _wanted(sweep, folder, retry)
         for job in wanted:
             shutil.rmtree(folder / outcome.FAILED / job.id, ignore_errors=True)
-        _write(folder / outcome.PLAN, json.dumps(plan(sweep, wanted), indent=1) + "\n")
+            if outcome.damaged(folder, job.id):
+                echo(f"{job.label}: {outcome.read(folder, job).failure}")
+                (folder / outcome.JOBS / job.id / records.CLAIMS).unlink()
+        _write(folder / outcome.PLAN, json.dumps(plan(sweep, wanted, folder), indent=1) + "\n")
         echo(_opening(sweep, folder, wanted))
         if wanted:
             code = _snakemake(folder, cores, snakemake, wanted, echo)
@@ -92,15 +103,16 @@ def run(
 
 
 def show(sweep: Sweep, folder: Path, retry: bool, snakemake: Sequence[str]) -> int:
-    """Let Snakemake say what it would do; write nothing."""
+    """Let Snakemake say what it would do; write nothing. Returns the exit code."""
     from tempfile import TemporaryDirectory
 
     _need_snakemake()
     wanted = _wanted(sweep, folder, retry)
     with TemporaryDirectory() as scratch:
         path = Path(scratch) / outcome.PLAN
-        _write(path, json.dumps(plan(sweep, wanted)))
-        return subprocess.run(_command(Path(scratch), path, "all", snakemake)).returncode
+        _write(path, json.dumps(plan(sweep, wanted, folder)))
+        code = subprocess.run(_command(Path(scratch), path, "all", snakemake)).returncode
+    return code if code in (0, 2) else 3
 
 
 def _wanted(sweep: Sweep, folder: Path, retry: bool) -> list[Job]:
@@ -111,9 +123,10 @@ def _wanted(sweep: Sweep, folder: Path, retry: bool) -> list[Job]:
     ]
 
 
-def plan(sweep: Sweep, wanted: Sequence[Job]) -> dict[str, Any]:
-    """The configuration of the Snakefile."""
+def plan(sweep: Sweep, wanted: Sequence[Job], folder: Path) -> dict[str, Any]:
+    """The configuration of the Snakefile, and the records that the jobs read."""
     return {
+        "file": os.path.relpath(sweep.path, folder),
         "sweep": sweep.name,
         "chapter": sweep.chapter,
         "profile": sweep.profile,
@@ -143,18 +156,35 @@ def _need_snakemake() -> None:
 
 def _refuse_foreign(folder: Path, sweep: Sweep) -> None:
     """Results of something else are not mixed with this sweep's."""
+    expected = f"expected a new folder, or one of a sweep of {sweep.chapter}, received {folder}"
     try:
         if not folder.exists() or not any(folder.iterdir()):
             return
-        found = json.loads((folder / outcome.PLAN).read_text(encoding="utf-8"))["chapter"]
-    except (OSError, ValueError, KeyError, TypeError):
-        found = None
-    if found != sweep.chapter:
-        held = f"which holds a sweep of {found}" if found else "which holds something else"
+    except OSError:
+        raise BadInput(f"{expected}, which holds something else") from None
+    try:
+        found = json.loads((folder / outcome.PLAN).read_text(encoding="utf-8"))
+        held, origin = str(found["chapter"]), folder / str(found.get("file", ""))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        if _begun(folder):
+            return
+        raise BadInput(f"{expected}, which holds something else") from None
+    if held != sweep.chapter:
+        raise BadInput(f"{expected}, which holds a sweep of {held}")
+    # A file that is gone was moved or renamed.
+    if found.get("file") and origin.is_file() and origin.resolve() != sweep.path:
         raise BadInput(
-            f"expected a new folder, or one of a sweep of {sweep.chapter}, "
-            f"received {folder}, {held}"
+            f"{folder} holds the sweep of {origin.resolve()}: expected that file, received "
+            f"{sweep.path}; -o names another folder"
         )
+
+
+def _begun(folder: Path) -> bool:
+    """Whether a sweep was stopped here before its plan was whole, or the plan was damaged."""
+    names = {path.name for path in folder.iterdir()}
+    return LOCK in names and all(
+        name in OWN or (name.startswith(".") and name.endswith(".part")) for name in names
+    )
 
 
 @contextmanager
@@ -162,10 +192,9 @@ def _held(folder: Path) -> Iterator[None]:
     """The folder for this process alone; the system lets go when the process ends, however."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
+        lock = (folder / LOCK).open("w")
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise BadInput(f"cannot write in {folder}: {reason}") from None
+        raise cannot_write(folder, error) from None
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -188,8 +217,12 @@ def _sweep_out(folder: Path, snakemake: Sequence[str]) -> None:
 
 def _write(path: Path, text: str) -> None:
     part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8", errors="backslashreplace")
-    os.replace(part, path)
+    try:
+        part.write_text(text, encoding="utf-8", errors="backslashreplace")
+        os.replace(part, path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def _command(
@@ -227,7 +260,7 @@ def _snakemake(
             stderr=log,
             env=os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")},
             start_new_session=True,
-            preexec_fn=end_with_parent,
+            preexec_fn=partial(end_with_parent, os.getpid()),
         )
         try:
             while process.poll() is None:
@@ -241,6 +274,9 @@ def _snakemake(
                 f"Interrupted: nothing half-written was left behind. {done} of {len(wanted)} jobs "
                 "are finished and kept; the same command goes on with the others."
             ) from None
+        except BaseException:
+            _stop(process)
+            raise
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)

@@ -73,8 +73,9 @@ class Job:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep that can be run: its jobs, each with checked values."""
+    """A sweep that can be run: its file, and its jobs, each with checked values."""
 
+    path: Path
     name: str
     description: str
     chapter: str
@@ -104,6 +105,7 @@ def read(path: Path, root: Path, elsewhere: bool = False) -> Sweep:
     jobs = _check(path, source, root, base, cells, elsewhere)
     names = tuple(dict.fromkeys(name for job in jobs for name in job.swept))
     return Sweep(
+        path=path.resolve(),
         name=path.stem,
         description=asked.description,
         chapter=source.name,

@@ -1,36 +1,45 @@
-"""One job of a sweep, in a process of its own: ``python -m cotbook.grid.job JOB``.
+"""One job of a sweep, in a process of its own: ``python -m cotbook.grid.job ID PARENT``.
 
-JOB is the record of a :class:`cotbook.grid.file.Job` as JSON. A chapter that reaches its
-end leaves ``jobs/<id>/``, whatever its claims say; one that crashes leaves ``failed/<id>/``.
-Either folder appears at once and complete.
+The current folder is the sweep's, whose plan has the record of the :class:`cotbook.grid.file.Job`
+of that id; PARENT is the process with which the job ends. A chapter that reaches its end leaves
+``jobs/<id>/``, whatever its claims say; one that crashes leaves ``failed/<id>/``. Either folder
+appears at once and complete.
 """
 
 from __future__ import annotations
 
 import ctypes
-import json
 import os
-import re
-import shutil
 import signal
 import sys
-from pathlib import Path
-from typing import Any
-
-from cotbook.grid.outcome import FAILED, JOBS, REASON, finished
 
 DEATHSIG = 1  # PR_SET_PDEATHSIG of <linux/prctl.h>
 
 
-def end_with_parent() -> None:
+def end_with_parent(parent: int) -> None:
     """Have this process killed when its parent dies (Linux): no orphan computes on."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(DEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before
+        os._exit(1)
+
+
+if __name__ == "__main__":  # before the imports, which take their time
+    end_with_parent(int(sys.argv[2]))
+
+import json  # noqa: E402
+import re  # noqa: E402
+import shutil  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
+
+from cotbook import render  # noqa: E402
+from cotbook.errors import BadInput, Unfinished  # noqa: E402
+from cotbook.grid.outcome import FAILED, JOBS, PLAN, REASON, finished  # noqa: E402
 
 
 def perform(job: dict[str, Any]) -> int:
     """Execute the job's chapter beside its place, then move the result into place."""
-    from cotbook.errors import BadInput
     from cotbook.grid import file
     from cotbook.parameters import ParameterError
     from cotbook.run import runs
@@ -54,7 +63,7 @@ def perform(job: dict[str, Any]) -> int:
             made.mkdir()
             done = runs.Result(made, (), runs.Failure(str(error)))
         if done.failure:
-            print(done.failure.sentence, file=sys.stderr)
+            print(render.terminal(done.failure.sentence), file=sys.stderr)
         crashed = done.failure is not None and done.failure.crash
         if done.failure and crashed:
             _print_traceback(made / f"{source.name}.ipynb")
@@ -62,10 +71,13 @@ def perform(job: dict[str, Any]) -> int:
         place = failed if crashed else result
         place.parent.mkdir(exist_ok=True)
         shutil.rmtree(failed, ignore_errors=True)
+        if finished(Path(), job["id"]):  # the same job, started by a run that was killed
+            return 0
         try:
             os.replace(made, place)
-        except OSError:  # the same job, started by a run that was killed, came first
-            return int(not finished(Path(), job["id"]))
+        except OSError:  # what another one left that was killed, or that somebody damaged
+            os.replace(place, workshop / "unfinished")
+            os.replace(made, place)
     return int(crashed)
 
 
@@ -77,18 +89,27 @@ def _print_traceback(notebook: Path) -> None:
         for output in cell.get("outputs", []):
             if output["output_type"] == "error":
                 text = "\n".join(output["traceback"])
-                print(re.sub(r"\x1b\[[0-9;]*m", "", text), file=sys.stderr)
+                print(render.terminal(re.sub(r"\x1b\[[0-9;]*m", "", text)), file=sys.stderr)
 
 
 def main() -> int:
-    end_with_parent()
     # a sweep started in the background may ignore Ctrl-C, and its children inherit that
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     try:
-        return perform(json.loads(sys.argv[1]))
+        return perform(_record(sys.argv[1]))
+    except (BadInput, Unfinished, OSError) as error:
+        print(render.terminal(str(error)), file=sys.stderr)
+        return 3
     except KeyboardInterrupt:
         return 130
+
+
+def _record(id: str) -> dict[str, Any]:
+    jobs = json.loads(Path(PLAN).read_text(encoding="utf-8"))["jobs"]
+    if id not in jobs:
+        raise BadInput(f"{id}: the plan of the sweep has no such job any more")
+    return jobs[id]
 
 
 if __name__ == "__main__":

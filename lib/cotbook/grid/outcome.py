@@ -47,8 +47,19 @@ class Outcome:
 
 
 def finished(folder: Path, id: str) -> bool:
-    """Whether the job of that id has its result in the folder of a sweep."""
-    return (folder / JOBS / id / records.CLAIMS).exists()
+    """Whether the job of that id has its result in the folder of a sweep, undamaged."""
+    if not (folder / JOBS / id / records.CLAIMS).exists():
+        return False
+    try:
+        records.of_run(folder / JOBS / id)
+    except records.RecordError:
+        return False
+    return True
+
+
+def damaged(folder: Path, id: str) -> bool:
+    """Whether something lies in place of the result, of which no claim can be read."""
+    return (folder / JOBS / id / records.CLAIMS).exists() and not finished(folder, id)
 
 
 def failed(folder: Path, id: str) -> bool:
@@ -59,14 +70,14 @@ def read(folder: Path, job: Job, attempted: bool = False) -> Outcome:
     """The outcome of a job; if it was ``attempted`` and left nothing, the logs say why."""
     log = folder / LOGS / f"{job.id}.log"
     claims = failure = None
-    if finished(folder, job.id):
-        place = folder / JOBS / job.id
+    if (folder / JOBS / job.id / records.CLAIMS).exists():
         try:
-            claims = records.of_run(place)
+            claims = records.of_run(folder / JOBS / job.id)
         except records.RecordError as error:
-            failure = f"{error}; without {place} it is run again"
+            failure = f"{error}; the same sweep runs it again"
     elif failed(folder, job.id):
-        failure = (folder / FAILED / job.id / REASON).read_text(encoding="utf-8").strip()
+        reason = (folder / FAILED / job.id / REASON).read_text(encoding="utf-8", errors="replace")
+        failure = " ".join(reason.split()) or "it left no reason"
     elif attempted and (said := last_line(log)):
         failure = f"it ended without a result: {said}"
     elif attempted:

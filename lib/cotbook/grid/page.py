@@ -117,7 +117,7 @@ def _verdicts(sweep: Sweep, outcomes: Sequence[Outcome]) -> list[str]:
 def _cell(word: str) -> str:
     """A verdict with its mark, or why there is none."""
     shown = render.mark(word) if word in render.MARKS else word
-    return f'<td class="{word.replace(" ", "-")}">{shown}</td>'
+    return f'<td class="{escape(word.replace(" ", "-"))}">{escape(shown)}</td>'
 
 
 def _figures(sweep: Sweep, outcomes: Sequence[Outcome]) -> list[str]:

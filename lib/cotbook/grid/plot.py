@@ -16,6 +16,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.mathtext import math_to_image
 from matplotlib.ticker import NullLocator
 
+from cotbook import render
 from cotbook.claims import Claim
 from cotbook.figures import style
 from cotbook.grid.file import label_of
@@ -111,12 +112,12 @@ def _draw(ax: Any, points: Sequence[Point], axis: str | None) -> None:
         _series(ax, group, places, log, shift, label, colours[index], MARKERS[index % 6])
     _expected(ax, [(x, claim) for group in groups.values() for x, claim in group])
     if axis is None:
-        ax.set_xticks(places, [_short(label_of(point.swept)) for point in points], rotation=20)
+        ax.set_xticks(places, [_short(point) for point in points], rotation=20)
     elif len(places) <= MOST_TICKS:
         ax.set_xticks(places, [f"{x:g}" for x in places])
         ax.xaxis.set_minor_locator(NullLocator())
     ax.margins(x=0.08)
-    ax.set(xlabel=axis or "", ylabel="measured")
+    ax.set(xlabel=render.drawn(axis or ""), ylabel="measured")
     if len(groups) <= MOST_NAMED:
         ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
 
@@ -142,7 +143,7 @@ def _series(
     above = [max(0.0, c.high - c.measured) for _, c in finite]
     ax.errorbar(
         xs, measured, yerr=[below, above], fmt=marker, color=colour, capsize=3, lw=1.2,
-        label=label or "measured",
+        label=render.drawn(label) or "measured",
     )  # fmt: skip
 
 
@@ -173,5 +174,6 @@ def _expected(ax: Any, points: list[tuple[float, Claim]]) -> None:
     ax.plot(xs, marks, "_", ms=16, mew=1.6, color=style.INK, label="predicted")
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= 32 else text[:31] + "…"
+def _short(point: Point) -> str:
+    text = label_of(point.swept)
+    return render.drawn(text if len(text) <= 32 else text[:31] + "…")

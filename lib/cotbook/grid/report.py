@@ -23,7 +23,7 @@ def markdown(folders: Sequence[Path]) -> str:
     BadInput : a folder holds no results of a run or a sweep.
     """
     sections = [section for folder in folders for section in _sections(folder)]
-    return "\n\n".join(sections) + "\n"
+    return "\n\n".join(sections)
 
 
 def _sections(folder: Path) -> list[str]:

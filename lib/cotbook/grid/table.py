@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from cotbook import render
 from cotbook.grid.file import Sweep
 from cotbook.grid.outcome import Outcome
 
@@ -23,8 +24,9 @@ PREFIX = "p."
 def csv_text(sweep: Sweep, outcomes: Sequence[Outcome]) -> str:
     """The table as CSV: chapter, profile, job, the parameters (swept ones first), the claim.
 
-    Numbers have all their digits and lists are JSON. A job without a result has one row, whose
-    verdict is "crashed" and whose claim is empty.
+    Numbers have all their digits and lists are JSON. A text that a spreadsheet would compute has
+    an apostrophe before it. A job without a result has one row, whose verdict is "crashed" and
+    whose claim is empty.
     """
     stream = io.StringIO()
     names = columns(sweep)
@@ -45,14 +47,13 @@ def _rows(sweep: Sweep, outcomes: Sequence[Outcome], names: Sequence[str]) -> It
     for found in outcomes:
         job = found.job
         values = [_text(job.values[name]) for name in names]
-        start = [sweep.chapter, sweep.profile, job.id, *values]
+        start = [*map(_text, (sweep.chapter, sweep.profile, job.id)), *values]
         for claim in found.claims or ():
-            record = claim.to_json()
-            fields = [_text(record.get(field, "")) for field in CLAIM]
-            yield [*start, *fields, claim.library_hash]
+            fields = [_text(getattr(claim, field, "")) for field in CLAIM]
+            yield [*start, *fields, _text(claim.library_hash)]
         if found.failure:
             yield [*start, *[""] * (len(CLAIM) - 1), CRASHED, ""]
 
 
 def _text(value: Any) -> str:
-    return json.dumps(value) if isinstance(value, (list, bool)) else str(value)
+    return render.spreadsheet(json.dumps(value) if isinstance(value, (list, bool)) else value)

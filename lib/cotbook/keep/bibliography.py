@@ -12,6 +12,9 @@ from cotbook.errors import BadInput
 
 CITATION = re.compile(r"\{cite(?::\w+)?\}`([^`]+)`")
 LEADS = ("doi", "url", "eprint")
+ADDRESS = re.compile(r"https?://[^\s<>\"]+$")
+# What a browser would execute
+SPEAKING = re.compile(r"(?i)(java|vb)script\s*:|data:\w+/|<[a-z!/]")
 
 
 def complaints(root: Path) -> list[str]:
@@ -33,6 +36,12 @@ def complaints(root: Path) -> list[str]:
     for key, entry in entries.items():
         if key not in cited:
             found.append(f"{path.name}: no page cites {key!r}")
+        for field, value in entry.fields.items():
+            if SPEAKING.search(value) or (field == "url" and not ADDRESS.match(value)):
+                found.append(
+                    f"{path.name}: {key!r}: {field}: expected text, or an address that begins "
+                    f"with https:// or http://, received {value!r}"
+                )
         if not any(entry.fields.get(field) for field in LEADS):
             found.append(f"{path.name}: {key!r} has none of {', '.join(LEADS)}")
     return found

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from cotbook.errors import BadInput
+from cotbook.run.runs import workshop_beside
 from cotbook.run.tree import chapters
 
 PROFILES = ("default", "smoke", "paper")
@@ -40,13 +41,18 @@ def new(root: Path, name: str, title: str, after: str | None = None) -> list[Pat
         content = (root / "book/_template" / template).read_text(encoding="utf-8")
         return content.replace("NAME", name).replace("TITLE", title)
 
-    written = {text: filled("chapter.md")}
+    # The text comes last: as long as it is missing, the same command completes the rest.
+    written = {}
     for profile in PROFILES:
         path = root / "book/profiles" / f"{profile}.yml"
-        written[path] = _insert(path.read_text(encoding="utf-8"), after, filled(f"{profile}.yml"))
-    line = re.compile(rf"^( *- file: book/){after}\n", re.MULTILINE)
-    written[root / "_toc.yml"] = line.sub(rf"\g<0>\g<1>{name}\n", contents, count=1)
-    _write_all(written)
+        there = path.read_text(encoding="utf-8")
+        if not re.search(rf"^{name}:", there, re.MULTILINE):
+            written[path] = _insert(there, after, filled(f"{profile}.yml"))
+    if name not in listed:
+        line = re.compile(rf"^( *- file: book/){after}\n", re.MULTILINE)
+        written[root / "_toc.yml"] = line.sub(rf"\g<0>\g<1>{name}\n", contents, count=1)
+    written[text] = filled("chapter.md")
+    _write_all(root / "book", written)
     return list(written)
 
 
@@ -58,19 +64,19 @@ def _insert(profile: str, after: str, block: str) -> str:
     return "\n\n".join(part.strip("\n") for part in parts if part.strip()) + "\n"
 
 
-def _write_all(texts: dict[Path, str]) -> None:
-    """All files or none."""
+def _write_all(folder: Path, texts: dict[Path, str]) -> None:
+    """All files or none; they are made in a workshop in ``folder`` and then put in their places."""
     before = {path: path.read_bytes() if path.exists() else None for path in texts}
-    try:
-        for path, text in texts.items():
-            beside = path.with_name(f".{path.name}.new")
-            beside.write_text(text, encoding="utf-8")
-            os.replace(beside, path)
-    except BaseException:
-        for path, content in before.items():
-            path.with_name(f".{path.name}.new").unlink(missing_ok=True)
-            if content is None:
-                path.unlink(missing_ok=True)
-            else:
-                path.write_bytes(content)
-        raise
+    with workshop_beside(folder / "new") as workshop:
+        for index, text in enumerate(texts.values()):
+            (workshop / str(index)).write_text(text, encoding="utf-8")
+        try:
+            for index, path in enumerate(texts):
+                os.replace(workshop / str(index), path)
+        except BaseException:
+            for path, content in before.items():
+                if content is None:
+                    path.unlink(missing_ok=True)
+                else:
+                    path.write_bytes(content)
+            raise

@@ -9,7 +9,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from cotbook import parameters
-from cotbook.errors import CellFailure
+from cotbook.errors import DoesNotHold, Unfinished
 from cotbook.run.runs import execute, workshop_beside
 from cotbook.run.tree import Source, tags
 
@@ -25,7 +25,8 @@ def regenerate(source: Source) -> int:
     with workshop_beside(source.paired) as workshop:
         executed = execute(source, workshop, {})
         if executed.failure:
-            raise CellFailure(executed.failure.sentence)
+            kind = Unfinished if executed.failure.crash else DoesNotHold
+            raise kind(executed.failure.sentence)
         notebook, checked = source.notebook(), 0
         code = [cell for cell in executed.notebook.cells if cell.cell_type == "code"]
         blank = [cell for cell in notebook.cells if cell.cell_type == "code"]
@@ -55,7 +56,7 @@ def _text(outputs: Iterable[NotebookNode], where: str, count: int) -> list[Noteb
             continue
         rich = set(output.data) - {"text/plain", "image/png", "image/jpeg"}
         if rich:
-            raise CellFailure(
+            raise DoesNotHold(
                 f"{where} is tagged {CHECKED} and shows {', '.join(sorted(rich))}, "
                 "where only printed text and plain results can be compared"
             )

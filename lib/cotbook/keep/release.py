@@ -89,7 +89,10 @@ def pack(members: dict[str, Path], archive: Path, time: int) -> None:
 
 
 def _git(root: Path, *arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True)
+    try:
+        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True)
+    except OSError as error:
+        raise BadInput(f"a release needs git, which cannot be started: {error.strerror}") from None
     if done.returncode:
         raise BadInput(f"git {arguments[0]}: {done.stderr.strip()}")
     return done.stdout.strip()

@@ -45,7 +45,8 @@ def profile(root: Path, name: str) -> Profile:
     try:
         content = parameters.load_yaml(path.read_text(encoding="utf-8")) or {}
     except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
-        raise BadInput(f"{path} is not readable as YAML: {error}") from None
+        reason = " ".join(str(error).split())
+        raise BadInput(f"{path} is not readable as YAML: {reason}") from None
     if not isinstance(content, dict):
         raise BadInput(f"{path}: expected chapter names with their parameters")
     content = {str(key): value for key, value in content.items()}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
+import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -18,12 +20,14 @@ import yaml
 
 from cotbook import parameters, records, render
 from cotbook.claims import Entry, Execution
-from cotbook.errors import BadInput
+from cotbook.errors import BadInput, Unfinished, cannot_write
 from cotbook.run.profiles import values_of
 from cotbook.run.tree import Source, book_root, chapter
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
+
+EXECUTED = "executed.ipynb"
 
 
 @dataclass(frozen=True)
@@ -81,25 +85,73 @@ def run(
 
 
 def perform(source: Source, values: dict[str, Any], given: Iterable[str], output: Path) -> Result:
-    """Execute a chapter at checked values, those named in ``given`` in place of its defaults."""
+    """Execute a chapter at checked values, those named in ``given`` in place of its defaults.
+
+    Raises
+    ------
+    Unfinished : the disk took no more; what was executed is in ``output``, if it could be kept.
+    """
+    with workshop_beside(output) as workshop:
+        results = workshop / "results"
+        try:
+            done = execute(source, workshop, {key: values[key] for key in given})
+            _write_results(results, source, values, done)
+            output = _deliver(results, output)
+        except OSError as error:
+            kept = _rescue(workshop, source, output)
+            where = f"the notebook is in {kept}" if kept else "nothing could be kept"
+            reason = error.strerror or error
+            raise Unfinished(f"{source.name} could not finish: {reason}; {where}") from None
+    return Result(output=output, claims=done.claims, failure=done.failure)
+
+
+def _write_results(results: Path, source: Source, values: dict[str, Any], done: Executed) -> None:
     import nbformat
 
-    with workshop_beside(output) as workshop:
-        done = execute(source, workshop, {key: values[key] for key in given})
-        results = workshop / "results"
-        results.mkdir()
-        nbformat.write(done.notebook, results / f"{source.name}.ipynb")
-        _write_json(results / records.CLAIMS, [claim.to_json() for claim in done.claims])
-        if done.record:
-            _write_json(results / records.EXECUTION, done.record.to_json())
-        listing = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-        (results / "parameters.yml").write_text(listing, encoding="utf-8")
-        try:
-            os.replace(results, output)
-        except OSError:  # another run delivered there in the meantime
+    results.mkdir()
+    nbformat.write(done.notebook, results / f"{source.name}.ipynb")
+    _write_json(results / records.CLAIMS, [claim.to_json() for claim in done.claims])
+    if done.record:
+        _write_json(results / records.EXECUTION, done.record.to_json())
+    listing = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    (results / "parameters.yml").write_text(listing, encoding="utf-8")
+
+
+def _deliver(results: Path, output: Path) -> Path:
+    """Where the results lie now: in ``output``, or beside it if another run was there first."""
+    try:
+        os.replace(results, output)
+        return output
+    except OSError:
+        if not (output.is_dir() and _is_free(output)):
             output = output.with_name(f"{output.name}-{os.getpid()}")
             os.replace(results, output)
-    return Result(output=output, claims=done.claims, failure=done.failure)
+            return output
+    # An empty folder that none can take the place of, such as a mounted disk: a claim says that
+    # the others are there.
+    paths = sorted(results.iterdir(), key=lambda path: path.name == records.CLAIMS)
+    try:
+        for path in paths:
+            shutil.copyfile(path, output / path.name)
+    except OSError:
+        for path in paths:
+            (output / path.name).unlink(missing_ok=True)
+        raise
+    return output
+
+
+def _rescue(workshop: Path, source: Source, output: Path) -> Path | None:
+    """The executed notebook alone, put where the results would be; None if that fails too."""
+    name = f"{source.name}.ipynb"
+    rescued = workshop / "rescued"
+    try:
+        json.loads((workshop / EXECUTED).read_text(encoding="utf-8"))
+        shutil.rmtree(workshop / "results", ignore_errors=True)
+        rescued.mkdir()
+        os.replace(workshop / EXECUTED, rescued / name)
+        return _deliver(rescued, output)
+    except (OSError, ValueError):
+        return None
 
 
 def output_folder(path: Path) -> Path:
@@ -112,7 +164,7 @@ def output_folder(path: Path) -> Path:
 
 def _is_free(folder: Path) -> bool:
     try:
-        return not any(folder.iterdir())
+        return not any(_WORKSHOP.fullmatch(path.name) is None for path in folder.iterdir())
     except FileNotFoundError:
         return True
     except OSError:
@@ -121,20 +173,65 @@ def _is_free(folder: Path) -> bool:
 
 @contextmanager
 def workshop_beside(output: Path) -> Iterator[Path]:
-    """A hidden folder beside ``output``, gone at the end however the run ends."""
+    """A hidden folder beside ``output``, gone at the end however the run ends.
+
+    Only a run that is killed by force leaves it behind, until the next one comes by. It is inside
+    ``output`` if that is a folder whose surroundings are not to be written in.
+    """
     missing = [folder for folder in output.parents if not folder.exists()]
+    place = output.parent
     try:
         try:
-            output.parent.mkdir(parents=True, exist_ok=True)
-            folder = TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent)
+            place.mkdir(parents=True, exist_ok=True)
+            if output.is_dir() and not os.access(place, os.W_OK):
+                place = output
+            _clear(place)
+            folder = TemporaryDirectory(prefix=f".cotflow-{os.getpid()}-", dir=place)
         except OSError as error:
-            raise BadInput(f"cannot write in {output.parent}: {error.strerror}") from None
-        with folder:
+            raise cannot_write(place, error) from None
+        with folder, _kept(Path(folder.name)):
             yield Path(folder.name)
     finally:
         for made in missing:
             with suppress(OSError):  # a folder that holds results stays
                 made.rmdir()
+
+
+_WORKSHOP = re.compile(r"\.cotflow-(\d+)-\w+")
+
+
+@contextmanager
+def _kept(workshop: Path) -> Iterator[bool]:
+    """Whether the folder is held by this process alone; the system lets go when it ends."""
+    held = False
+    handle = os.open(workshop, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # held by another, or on a disk that knows no locks
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = True
+        yield held
+    finally:
+        os.close(handle)
+
+
+def _clear(folder: Path) -> None:
+    """Remove the workshops of processes that were killed, here or in another container."""
+    for path in folder.iterdir():
+        named = _WORKSHOP.fullmatch(path.name)
+        if named and path.is_dir() and not path.is_symlink() and not _lives(int(named[1])):
+            with suppress(OSError), _kept(path) as free:
+                if free:
+                    shutil.rmtree(path, ignore_errors=True)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass  # of another user
+    return True
 
 
 @dataclass(frozen=True)
@@ -158,7 +255,7 @@ def execute(source: Source, folder: Path, given: dict[str, Any]) -> Executed:
     import papermill
     from nbclient.exceptions import DeadKernelError
 
-    text, executed = folder / "text.ipynb", folder / "executed.ipynb"
+    text, executed = folder / "text.ipynb", folder / EXECUTED
     nbformat.write(source.notebook(), text)
     failure = None
     try:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import yaml
 
+from cotbook.parameters import OnceLoader, load_yaml
+
 _FRONT = re.compile(r"---+[ \t]*\n(.*?)^(?:---+|\.\.\.)[ \t]*$", re.DOTALL | re.MULTILINE)
 _FENCE = re.compile(r"^ {0,3}(?P<marks>`{3,}(?=[^`]*$)|~{3,})(?P<info>.*)$")
 
@@ -27,7 +29,7 @@ class CodeCell:
     def tags(self) -> list[str]:
         """Raises ValueError where the options are no mapping in YAML."""
         try:
-            options = yaml.safe_load(self.options) or {}
+            options = load_yaml(self.options, OnceLoader) or {}
         except yaml.YAMLError as error:
             raise ValueError(" ".join(str(error).split())) from None
         if not isinstance(options, dict):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from urllib.parse import quote
 
 from sphinx.application import Sphinx
 
@@ -30,21 +31,19 @@ def markdown(ledger: Ledger) -> str:
     """One table of claims for each chapter."""
     lines = ["# Ledger of claims", "", f"Library {ledger.library_hash}."]
     for chapter in ledger.chapters:
-        rows = (map(cell, cells(chapter, entry)) for entry in chapter.claims)
-        lines += ["", f"## {chapter.title}", "", *render.markdown_table(HEAD, rows)]
+        rows = (cells(chapter, entry) for entry in chapter.claims)
+        title = render.formatted(chapter.title)
+        lines += ["", f"## {title}", "", *render.markdown_table(HEAD, rows)]
     return "\n".join(lines) + "\n"
 
 
 def cells(chapter: ChapterRecord, entry: Entry) -> list[str]:
-    _, name, predicted, measured, tolerance, source = render.row(entry)
-    said = [render.mark(entry.verdict), f"[{name}]({chapter.page(entry)})", entry.statement, source]
+    """Markdown: formulas stay as they are, and nothing else is markup."""
+    _, name, predicted, measured, tolerance, source = map(render.escaped, render.row(entry))
+    link = f"[{name}]({quote(chapter.page(entry), safe='/#')})"
+    said = [render.mark(entry.verdict), link, render.formatted(entry.statement), source]
     if isinstance(entry, Untested):
-        return [*said, entry.reason, "", ""]
+        return [*said, render.formatted(entry.reason), "", ""]
     if isinstance(entry, Claim) and render.spread(entry):
-        measured += f" {entry.interval}"
+        measured += f" {render.escaped(entry.interval)}"
     return [*said, predicted, measured, tolerance]
-
-
-def cell(text: str) -> str:
-    """Formulas stay as they are; the text does not end the cell."""
-    return text.replace("|", r"\|").replace("\n", " ")
