@@ -1,7 +1,5 @@
 """The compiled step: equal to the plain one, independent of threads, and absent without harm."""
 
-import os
-import warnings
 from dataclasses import replace
 
 import jaxtyping
@@ -153,76 +151,6 @@ def test_auto_takes_the_kernel_only_when_there_is_enough_work():
     large, X, _ = random_problem(depth=64, q=16, m=32, n=50, bias=False)
     assert not compiled.available(net, small, x)
     assert compiled.available(net, large, X)
-
-
-@pytest.fixture
-def no_cache(monkeypatch, tmp_path):
-    """A machine on which nothing has been compiled yet."""
-    for cached in (compiled.compiler, compiled.register_bytes, compiled.built, compiled._warn):
-        cached.cache_clear()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.delenv("CC", raising=False)
-    yield tmp_path
-    for cached in (compiled.compiler, compiled.register_bytes, compiled.built, compiled._warn):
-        cached.cache_clear()
-
-
-def broken_compiler(folder):
-    program = folder / "cc"
-    program.write_text("#!/bin/sh\necho 'no such instruction' >&2\nexit 1\n")
-    program.chmod(0o755)
-    return str(folder)
-
-
-@pytest.mark.parametrize("kind", ["missing", "broken"])
-def test_without_a_working_compiler_the_plain_step_is_used_and_said_once(
-    no_cache, monkeypatch, kind
-):
-    empty = no_cache / "bin"
-    empty.mkdir()
-    monkeypatch.setenv("PATH", broken_compiler(empty) if kind == "broken" else str(empty))
-    weights, x, y = random_problem(depth=64, q=16, m=32, n=50, bias=False)
-    expected = "no C compiler" if kind == "missing" else "no such instruction"
-    with pytest.warns(UserWarning, match=expected):
-        auto = gradient(marion_net(), weights, x, y)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        gradient(marion_net(), weights, x, y)
-    plain = gradient(marion_net(), weights, x, y, backend="plain")
-    assert torch.equal(auto.velocity["V"], plain.velocity["V"])
-    with pytest.raises(compiled.CompilerMissing, match=expected):
-        gradient(marion_net(), weights, x, y, backend="compiled")
-
-
-@with_compiler
-def test_a_cache_that_cannot_be_written_leaves_the_plain_step(no_cache, monkeypatch):
-    blocked = no_cache / "file"
-    blocked.write_text("")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
-    weights, x, y = random_problem(depth=64, q=16, m=32, n=50, bias=False)
-    with pytest.warns(UserWarning, match="plain torch step"):
-        gradient(marion_net(), weights, x, y)
-
-
-@with_compiler
-def test_the_cache_holds_finished_kernels_only(no_cache):
-    weights, x, y = random_problem(depth=64, q=16, m=32, n=50, bias=False)
-    gradient(marion_net(), weights, x, y)
-    assert [path.suffix for path in (no_cache / "cache/cotflow").iterdir()] == [".so"]
-    assert os.listdir(no_cache / "cache") == ["cotflow"]
-
-
-@with_compiler
-def test_a_kernel_that_others_could_have_written_is_built_anew(no_cache):
-    weights, x, y = random_problem(depth=64, q=16, m=32, n=50, bias=False)
-    gradient(marion_net(), weights, x, y)
-    (library,) = (no_cache / "cache/cotflow").iterdir()
-    compiled.built.cache_clear()
-    library.unlink()
-    library.write_text("not a library")
-    library.chmod(0o666)
-    gradient(marion_net(), weights, x, y, backend="compiled")
-    assert library.stat().st_mode & 0o077 == 0
 
 
 def test_what_the_kernel_does_not_cover_is_said_in_one_sentence(monkeypatch):

@@ -4,142 +4,76 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
 import math
 import os
-import platform
-import shutil
-import subprocess
-import tempfile
+import re
 import threading
-import warnings
-from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cotflow.adjoint.library import CompilerMissing as CompilerMissing
+from cotflow.adjoint.library import compiler as compiler
+from cotflow.adjoint.library import loaded, register_bytes, warn
 from cotflow.adjoint.plain import Sweep
-from cotflow.network.activations import GELU, IDENTITY, RELU, TANH
+from cotflow.network.activations import GELU, IDENTITY, RELU, TANH, Activation
 from cotflow.network.memory import empty
 from cotflow.network.residual import ResidualNet
 from cotflow.network.weights import LAYERED, Weights
 
 COVERED = (GELU, TANH, RELU, IDENTITY)
-CODES = {id(activation): code for code, activation in enumerate(COVERED)}
 SUFFIX = {torch.float32: ("float", "f"), torch.float64: ("double", "")}
-FLAGS = ("-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math",
-         "-ffp-contract=fast", "-shared", "-fPIC", "-std=gnu11")  # fmt: skip
+LARGEST_STATE, LARGEST_WIDTH = 256, 1024
+# Other kinds of tensors may have no memory at all.
+PLAIN = (Tensor, torch.nn.Parameter, type(None))
 # Below this many multiplications a step is over before a compiler has started.
 WORTH_COMPILING = 100_000
-
-
-class CompilerMissing(RuntimeError):
-    """No C compiler, or one that cannot build the kernel."""
+# Bytes of stack that a thread of the kernel has to spare, several times what it uses.
+STACK = 1 << 18
 
 
 def supports(net: ResidualNet, weights: Weights, x: Tensor) -> bool:
-    """Whether the kernel covers this network: real CPU tensors, an activation among COVERED."""
-    tensors = [*weights.tensors().values(), x]
+    """Whether the kernel covers this network: an activation among COVERED, and tensors that
+    :func:`cotflow.adjoint.inputs.admitted` has let in, in single or double precision on the CPU."""
+    tensors = (x, weights.A, weights.V, weights.W, weights.B, weights.b)
     return (
-        id(net.activation) in CODES
-        and all(t.device.type == "cpu" and t.dtype == x.dtype for t in tensors)
+        net.activation in COVERED
+        and x.device.type == "cpu"
         and x.dtype in SUFFIX
-        and weights.state <= 256
-        and weights.width <= 1024
+        and all(type(t) in PLAIN for t in tensors)
+        and weights.state <= LARGEST_STATE
+        and weights.width <= LARGEST_WIDTH
     )
 
 
-@functools.cache
-def compiler() -> str:
-    """Path of cc, gcc or clang, whichever comes first."""
-    found = shutil.which(os.environ.get("CC", "")) or next(
-        filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None
-    )
-    if not found:
-        raise CompilerMissing("no C compiler (cc, gcc or clang) is on the PATH")
-    return found
+def built(state: int, width: int, activation: Activation, dtype: torch.dtype) -> ctypes.CDLL:
+    """The kernel for these sizes; raises :class:`CompilerMissing` where there can be none."""
+    return _built(state, width, COVERED.index(activation), dtype)
 
 
 @functools.cache
-def register_bytes() -> int:
-    """Width of the processor's widest vector register that the compiler will use."""
-    macros = subprocess.run(
-        [compiler(), "-march=native", "-dM", "-E", "-x", "c", os.devnull],
-        capture_output=True, text=True, check=False,
-    ).stdout  # fmt: skip
-    return 64 if "__AVX512F__" in macros else 32 if "__AVX__" in macros else 16
-
-
-@functools.cache
-def built(state: int, width: int, code: int, dtype: torch.dtype) -> ctypes.CDLL:
-    """The kernel for these sizes, from the user's cache or from the compiler."""
+def _built(state: int, width: int, code: int, dtype: torch.dtype) -> ctypes.CDLL:
     real, suffix = SUFFIX[dtype]
-    source = Path(__file__).with_name("kernel.c")
-    options = [
-        *FLAGS,
+    return loaded(
+        dtype.itemsize,
         f"-DREAL={real}",
-        f"-DLANES={register_bytes() // dtype.itemsize}",
-        f"-DACC={16 if register_bytes() == 64 else 8}",
         f"-DQ={state}",
         f"-DM={width}",
         f"-DACTIVATION={code}",
         *(f"-D{name}={name.lower()}{suffix}" for name in ("EXP", "ERF", "TANH")),
-    ]
-    # Another processor must not load what -march=native built here.
-    key = "\0".join([compiler(), platform.node(), cpu(), *options, source.read_text()])
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cotflow"
-    library = cache / f"{hashlib.sha256(key.encode()).hexdigest()[:20]}.so"
-    if not _ours(library):
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache) as folder:
-            built = Path(folder) / "kernel.so"
-            command = [compiler(), *options, str(source), "-o", str(built), "-lm"]
-            for extra in (["-DVECTOR_MATH", "-lmvec"], []):
-                done = subprocess.run(command + extra, capture_output=True, text=True, check=False)
-                if not done.returncode:
-                    break
-            else:
-                raise CompilerMissing(f"{compiler()} could not build the kernel: {done.stderr}")
-            built.chmod(0o700)
-            os.replace(built, library)
-    loaded = ctypes.CDLL(str(library))
-    loaded.scratch_size.restype = ctypes.c_long
-    return loaded
-
-
-def _ours(library: Path) -> bool:
-    """Whether the file is there, and nobody else can have written it."""
-    try:
-        found = library.stat()
-    except OSError:
-        return False
-    return found.st_uid == os.geteuid() and not found.st_mode & 0o022
-
-
-def cpu() -> str:
-    """The processor's feature flags."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
-
-
-@functools.cache
-def _warn(reason: str) -> None:
-    warnings.warn(f"the plain torch step is used, which is slower: {reason}", stacklevel=3)
+    )
 
 
 def available(net: ResidualNet, weights: Weights, x: Tensor) -> bool:
     """Whether a step of this network is worth compiling and can be; warns once if it cannot."""
-    work = weights.depth * x[..., 0].numel() * weights.state * weights.width
-    if not supports(net, weights, x) or work < WORTH_COMPILING:
+    work = weights.depth * math.prod(x.shape[:-1]) * weights.state * weights.width
+    if work < WORTH_COMPILING or not supports(net, weights, x):
         return False
     try:
-        built(weights.state, weights.width, CODES[id(net.activation)], x.dtype)
-    except (CompilerMissing, OSError) as error:
-        _warn(str(error))
+        built(weights.state, weights.width, net.activation, x.dtype)
+    except CompilerMissing as error:
+        warn(f"the plain torch step is used, which is slower: {error}")
         return False
     return True
 
@@ -175,6 +109,25 @@ class Scratch(threading.local):
 scratch = Scratch()
 
 
+def _address(value: Tensor) -> int:
+    """Where the tensor's memory begins; it has some."""
+    address = value.data_ptr()
+    if not address:
+        raise ValueError("backend 'compiled': expected tensors with memory of their own")
+    return address
+
+
+@functools.cache
+def roomy() -> bool:
+    """Whether OpenMP gives its threads the stack that the kernel asks for."""
+    asked = os.environ.get("OMP_STACKSIZE") or os.environ.get("GOMP_STACKSIZE", "")
+    found = re.fullmatch(r"\s*(\d+)\s*([bkmg]?)\s*", asked, re.IGNORECASE)
+    if not found:
+        return True
+    unit = {"b": 0, "": 10, "k": 10, "m": 20, "g": 30}[found[2].lower()]
+    return int(found[1]) << unit >= STACK
+
+
 def sweep(
     net: ResidualNet,
     weights: Weights,
@@ -186,7 +139,7 @@ def sweep(
     """Both sweeps by the kernel; see :func:`cotflow.adjoint.plain.sweep`."""
     (*runs, n, q), L, m = h0.shape, weights.depth, weights.width
     batch = math.prod(runs)
-    code = built(q, m, CODES[id(net.activation)], h0.dtype)
+    code = built(q, m, net.activation, h0.dtype)
     padded = -(-q // (lanes := register_bytes() // h0.element_size())) * lanes
 
     given = {"V": weights.V, "W": weights.W, "B": weights.B, "y": y}
@@ -206,18 +159,18 @@ def sweep(
         room = {"last_state": (n, padded), "first_adjoint": (n, padded)}
     kept = {name: empty((*runs, *shape), h0) for name, shape in room.items()}
     outputs |= kept
-    squares = torch.zeros(*runs, L, 3, dtype=torch.float64)
+    squares = h0.new_zeros((*runs, L, 3), dtype=torch.float64)
     scale, c_q = net.residual_scale(L, m), net.input_scale(q)
     units = {"V": scale / n, "W": scale * c_q / n, "b": scale / n}
     task = Task(
         runs=batch, L=L, n=n, D=y.shape[-1], segment=min(segment or L, L),
-        squares=squares.data_ptr(), scale=scale, c_q=c_q, pull=2.0 * net.loss_factor,
-        threads=torch.get_num_threads(),
-        **{name: value.data_ptr() for name, value in (inputs | outputs).items()},
+        squares=_address(squares), scale=scale, c_q=c_q, pull=2.0 * net.loss_factor,
+        threads=torch.get_num_threads() if roomy() else 1,
+        **{name: _address(value) for name, value in (inputs | outputs).items()},
         **{f"factor_{name}": factor * units[name] for name, factor in factors.items()},
     )  # fmt: skip
     buffer = scratch(code.scratch_size(ctypes.byref(task)), h0)
-    task.scratch = buffer.data_ptr()
+    task.scratch = _address(buffer)
     code.gradient(ctypes.byref(task))
 
     total = squares.sum(-2).to(h0.dtype)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -11,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cotflow.adjoint import compiled, plain
+from cotflow.adjoint.inputs import admitted
 from cotflow.adjoint.plain import Sweep
 from cotflow.network.residual import ResidualNet
 from cotflow.network.weights import LAYERED, Weights
@@ -53,7 +56,8 @@ def gradient(
 
     Parameters
     ----------
-    x, y : data; they may omit the run axes, and then serve every run.
+    x, y : data; they may omit the run axes, and then serve every run, and so may all weights
+        together. Everything is of one real dtype on one device; no axis is empty.
     backend : "plain" is the torch loop over layers; "compiled" uses a C kernel built for these
         sizes (CPU, real numbers, gelu, tanh, relu, identity); "auto" takes the kernel where there
         is a compiler and enough work. Both agree to rounding.
@@ -70,16 +74,34 @@ def gradient(
     >>> found.velocity["V"].shape, found.states.shape
     (torch.Size([4, 16, 64]), torch.Size([5, 50, 16]))
     """
-    if segment is not None and segment < 1:
-        raise ValueError(f"segment: expected at least 1 layer, received {segment}")
+    weights, x, y, runs = admitted(weights, x, y)
+    segment = _layers(segment)
+    engine = _engine(backend, net, weights, x)
+    _threads.note()
+    kind = x.device.type
+    if kind != "meta" and torch.is_autocast_enabled(kind):
+        # Every number here is of the precision that the arguments have.
+        with torch.autocast(kind, enabled=False):
+            return _gradient(engine, net, weights, x, y, runs, segment)
+    return _gradient(engine, net, weights, x, y, runs, segment)
+
+
+def _gradient(
+    engine: Callable[..., Sweep],
+    net: ResidualNet,
+    weights: Weights,
+    x: Tensor,
+    y: Tensor,
+    runs: tuple[int, ...],
+    segment: int | None,
+) -> Gradient:
     n = x.shape[-2]
     h0 = torch.matmul(x, weights.A.mT)
-    if h0.shape[:-2] != weights.runs:
-        runs = torch.broadcast_shapes(h0.shape[:-2], weights.runs)
+    if h0.shape[:-2] != runs:
         h0 = h0.expand(*runs, *h0.shape[-2:])
     rates = net.rates(weights)
     factors = {name: -rate for name, rate in rates.items() if name in LAYERED}
-    sweep = _engine(backend, net, weights, x)(net, weights, h0, y, factors, segment)
+    sweep = engine(net, weights, h0, y, factors, segment)
     loss = net.loss_factor * sweep.error.square().sum(-1).mean(-1)
     velocity, squares = dict(sweep.partials), dict(sweep.squares)
     if "A" in rates:
@@ -100,15 +122,49 @@ def gradient(
     )
 
 
+def _layers(segment: int | None) -> int | None:
+    if segment is None:
+        return None
+    try:
+        layers = operator.index(segment)
+    except TypeError:
+        layers = 0
+    if layers < 1:
+        raise ValueError(f"segment: expected at least 1 layer, a whole number, received {segment}")
+    return layers
+
+
+class _Threads:
+    """Whether this process has used several threads: they do not survive a fork, and OpenMP, in
+    torch as in the kernel, waits for them for ever. A child of such a process has one thread."""
+
+    def __init__(self) -> None:
+        self._several = False
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._forked)
+
+    def note(self) -> None:
+        self._several = self._several or torch.get_num_threads() > 1
+
+    def _forked(self) -> None:
+        if self._several:
+            torch.set_num_threads(1)
+
+
+_threads = _Threads()
+
+
 def _engine(backend: str, net: ResidualNet, weights: Weights, x: Tensor) -> Callable[..., Sweep]:
     if backend == "plain":
         return plain.sweep
     if backend == "compiled":
         if not compiled.supports(net, weights, x):
             raise ValueError(
-                "backend 'compiled': expected float32 or float64 tensors on the CPU and one of the "
-                f"activations {', '.join(a.name for a in compiled.COVERED)}, received {x.dtype} on "
-                f"{x.device} with {net.activation.name}"
+                "backend 'compiled': expected plain float32 or float64 tensors on the CPU, a state "
+                f"of at most {compiled.LARGEST_STATE}, a width of at most "
+                f"{compiled.LARGEST_WIDTH} and one of the activations "
+                f"{', '.join(a.name for a in compiled.COVERED)}, received {x.dtype} on {x.device} "
+                f"with {net.activation.name}, state {weights.state}, width {weights.width}"
             )
         return compiled.sweep
     if backend != "auto":

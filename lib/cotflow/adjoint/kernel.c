@@ -35,10 +35,10 @@ typedef REAL vec __attribute__((vector_size(LANES * sizeof(REAL)), aligned(sizeo
 
 /* rows of c (+)= rows of a · b, where a has `inner` entries a row and b is inner × cols·LANES. */
 #define PRODUCT(name, COLS, BLOCK, INNER)                                                        \
-  static inline void name(int rows, const REAL *restrict a, long a_stride, const REAL *restrict b, \
+  static inline void name(long rows, const REAL *restrict a, long a_stride, const REAL *restrict b, \
                           const REAL *restrict start, long start_stride, REAL *restrict c,        \
                           long c_stride) {                                                        \
-    int r = 0;                                                                                    \
+    long r = 0;                                                                                   \
     for (; r + BLOCK <= rows; r += BLOCK) {                                                       \
       vec acc[BLOCK][COLS];                                                                       \
       for (int i = 0; i < BLOCK; i++)                                                             \
@@ -148,7 +148,7 @@ struct task {
 };
 
 struct buffers {
-  REAL *pack, *features, *slopes, *states, *adjoints, *kept;
+  REAL *pack, *start, *back, *features, *slopes, *states, *adjoints, *kept;
 };
 
 static long segments(const struct task *t) { return (t->L + t->segment - 1) / t->segment; }
@@ -159,7 +159,7 @@ static long shared_pack(const struct task *t) {
 
 static long private_size(const struct task *t) {
   const long kept = t->states ? 0 : (segments(t) + 2 * (t->segment + 1)) * t->n * QP;
-  return LAYER + 2 * t->segment * t->n * MP + kept;
+  return LAYER + (1 + ROWS) * MP + 2 * t->segment * t->n * MP + kept;
 }
 
 /* Reals that `scratch` has to hold. */
@@ -168,7 +168,9 @@ long scratch_size(const struct task *t) { return shared_pack(t) + t->threads * p
 static struct buffers private_buffers(const struct task *t, int thread) {
   struct buffers u;
   u.pack = t->scratch + shared_pack(t) + thread * private_size(t);
-  u.features = u.pack + LAYER;
+  u.start = u.pack + LAYER;
+  u.back = u.start + MP;
+  u.features = u.back + ROWS * MP;
   u.slopes = u.features + t->segment * t->n * MP;
   u.states = u.slopes + t->segment * t->n * MP;
   u.adjoints = u.states + (t->segment + 1) * t->n * QP;
@@ -200,26 +202,26 @@ static void pack_backward(const struct task *t, long layer, REAL *restrict pack)
     for (int q = 0; q < Q; q++) pack[m * QP + q] = factor * W[m * Q + q];
 }
 
-/* Rows of a layer: the next state, and the layer's features and σ′. */
-static void forward(int rows, const REAL *pack, const REAL *bias, const REAL *h, REAL *next,
-                    REAL *features, REAL *slopes) {
-  REAL start[MP];
-  memset(start, 0, sizeof start);
+/* Rows of a layer: the next state, and the layer's features and σ′. A row's start is in `start`:
+ * what grows with the width is not on the stack, which may be small. */
+static void forward(long rows, const REAL *pack, const REAL *bias, const REAL *h, REAL *next,
+                    REAL *features, REAL *slopes, REAL *start) {
+  memset(start, 0, sizeof(REAL) * MP);
   if (bias) memcpy(start, bias, sizeof(REAL) * M);
   to_wide(rows, h, QP, pack, start, 0, slopes, MP);
-  activate((long)rows * MP, slopes, features);
+  activate(rows * MP, slopes, features);
   to_narrow(rows, features, MP, pack + Q * MP, h, QP, next, QP);
 }
 
 /* Rows of a layer: the adjoint before it; σ′ is overwritten by σ′ ⊙ Vᵀp. */
-static void backward(int rows, const REAL *pack, const REAL *after, REAL *before, REAL *slopes) {
-  REAL back[ROWS * MP], zero[MP];
-  memset(zero, 0, sizeof zero);
-  for (int r = 0; r < rows; r += ROWS) {
-    const int some = rows - r < ROWS ? rows - r : ROWS;
+static void backward(long rows, const REAL *pack, const REAL *after, REAL *before, REAL *slopes,
+                     REAL *zero, REAL *back) {
+  memset(zero, 0, sizeof(REAL) * MP);
+  for (long r = 0; r < rows; r += ROWS) {
+    const long some = rows - r < ROWS ? rows - r : ROWS;
     REAL *slope = slopes + r * MP;
     to_wide(some, after + r * QP, QP, pack, zero, 0, back, MP);
-    for (long i = 0; i < (long)some * MP; i++) slope[i] *= back[i];
+    for (long i = 0; i < some * MP; i++) slope[i] *= back[i];
     to_narrow(some, slope, MP, pack + Q * MP, after + r * QP, QP, before + r * QP, QP);
   }
 }
@@ -265,8 +267,7 @@ static void turn(const struct task *t, long run, long low, long high, const REAL
 static void one_run(const struct task *t, long run, struct buffers u, int member, int team) {
   const long L = t->L, n = t->n, c = t->segment, size = n * QP;
   const long low = n * member / team, high = n * (member + 1) / team;
-  const int rows = (int)(high - low);
-  const long bytes = sizeof(REAL) * rows * QP;
+  const long rows = high - low, bytes = sizeof(REAL) * rows * QP;
   const int whole = t->states != 0;
   REAL *packs = t->scratch;
   if (whole) {
@@ -296,7 +297,7 @@ static void one_run(const struct task *t, long run, struct buffers u, int member
       if (team == 1) pack_forward(t, layer, u.pack);
       forward(rows, pack, t->b ? t->b + layer * M : 0, u.states + at * size + low * QP,
               u.states + (at + 1) * size + low * QP, u.features + (at * n + low) * MP,
-              u.slopes + (at * n + low) * MP);
+              u.slopes + (at * n + low) * MP, u.start);
     }
     if (pass < last) {
       memcpy(u.states + low * QP, u.states + (end - first) * size + low * QP, bytes);
@@ -313,7 +314,7 @@ static void one_run(const struct task *t, long run, struct buffers u, int member
       const REAL *pack = team > 1 ? packs + (2 * k + 1) * LAYER : u.pack;
       if (team == 1) pack_backward(t, layer, u.pack);
       backward(rows, pack, u.adjoints + (at + 1) * size + low * QP, u.adjoints + at * size + low * QP,
-               u.slopes + (at * n + low) * MP);
+               u.slopes + (at * n + low) * MP, u.start, u.back);
       if (team == 1)
         weight_gradients(t, layer, u.states + at * size, u.adjoints + (at + 1) * size,
                          u.features + at * n * MP, u.slopes + at * n * MP);
@@ -330,15 +331,23 @@ static void one_run(const struct task *t, long run, struct buffers u, int member
   if (!whole) memcpy(t->first_adjoint + run * size + low * QP, u.adjoints + low * QP, bytes);
 }
 
-void gradient(const struct task *t) {
-#pragma omp parallel num_threads(t->threads)
-  {
-    const int thread = omp_get_thread_num(), team = omp_get_num_threads();
-    const long alone = t->runs - t->runs % team;
-    for (long run = thread; run < alone; run += team)
-      one_run(t, run, private_buffers(t, thread), 0, 1);
+static void take_part(const struct task *t, int thread, int team) {
+  const long alone = t->runs - t->runs % team;
+  for (long run = thread; run < alone; run += team)
+    one_run(t, run, private_buffers(t, thread), 0, 1);
 #pragma omp barrier
-    for (long run = alone; run < t->runs; run++)
-      one_run(t, run, private_buffers(t, 0), thread, team);
+  struct buffers shared = private_buffers(t, 0), own = private_buffers(t, thread);
+  shared.start = own.start;
+  shared.back = own.back;
+  for (long run = alone; run < t->runs; run++) one_run(t, run, shared, thread, team);
+}
+
+void gradient(const struct task *t) {
+  /* One thread asks nothing of OpenMP, whose teams do not survive a fork. */
+  if (t->threads == 1) {
+    take_part(t, 0, 1);
+    return;
   }
+#pragma omp parallel num_threads(t->threads)
+  take_part(t, omp_get_thread_num(), omp_get_num_threads());
 }

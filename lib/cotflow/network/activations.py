@@ -46,6 +46,19 @@ def _gelu_derivative(z: Tensor) -> Tensor:
     return torch.erf(z * math.sqrt(0.5)).add_(1.0).mul_(0.5).add_(density.mul_(z))
 
 
+# Functions with names, so that an activation can be pickled.
+def _tanh_derivative(z: Tensor) -> Tensor:
+    return 1.0 - torch.tanh(z).square()
+
+
+def _relu_derivative(z: Tensor) -> Tensor:
+    return (z > 0).to(z.dtype)
+
+
+def _cos_derivative(z: Tensor) -> Tensor:
+    return torch.sin(z).neg_()
+
+
 # σ′ of GELU is largest at z = √2, where σ″(z) = (2 − z²)·density vanishes.
 GELU = Activation(
     "gelu",
@@ -58,7 +71,7 @@ GELU = Activation(
 TANH = Activation(
     "tanh",
     torch.tanh,
-    lambda z: 1.0 - torch.tanh(z).square(),
+    _tanh_derivative,
     lipschitz=1.0,
     curvature=4.0 / (3.0 * math.sqrt(3.0)),
     bound=1.0,
@@ -66,7 +79,7 @@ TANH = Activation(
 RELU = Activation(
     "relu",
     torch.relu,
-    lambda z: (z > 0).to(z.dtype),
+    _relu_derivative,
     lipschitz=1.0,
     curvature=math.inf,
     bound=math.inf,
@@ -77,7 +90,7 @@ IDENTITY = Activation(
 COS = Activation(
     "cos",
     torch.cos,
-    lambda z: torch.sin(z).neg_(),
+    _cos_derivative,
     lipschitz=1.0,
     curvature=1.0,
     bound=1.0,

@@ -40,6 +40,13 @@ class Weights(Tensors):
     b: Float[Tensor, "*runs L m"] | None = None
 
     def __post_init__(self) -> None:
+        for name, axes in (("A", 2), ("V", 3), ("W", 3), ("B", 2), ("b", 2)):
+            value = getattr(self, name)
+            if value is not None and value.ndim < axes:
+                raise ValueError(
+                    f"weights: expected {name} with at least {axes} axes, received one of shape "
+                    f"{tuple(value.shape)}"
+                )
         *_, depth, q, m = self.V.shape
         expected = {
             "A": (q, self.A.shape[-1]),

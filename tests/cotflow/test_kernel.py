@@ -1,0 +1,245 @@
+"""The kernel itself: sizes at their borders, sanitised, under forks, threads and small stacks."""
+
+import os
+import shlex
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from cotflow.adjoint import compiled, library
+
+TESTS = Path(__file__).resolve().parents[1]
+
+try:
+    compiled.compiler()
+    MISSING = None
+except compiled.CompilerMissing as error:
+    MISSING = str(error)
+with_compiler = pytest.mark.skipif(MISSING is not None, reason=f"no compiled step: {MISSING}")
+both = pytest.mark.parametrize("backend", ["plain", pytest.param("compiled", marks=with_compiler)])
+
+PRELUDE = """
+import os, signal, sys, threading, torch
+from cotflow.adjoint.gradient import gradient
+from cotflow.network.activations import ACTIVATIONS
+from cotflow.network.residual import ResidualNet, marion_net
+from problems import ALL, random_problem
+
+def agree(problem, **options):
+    fast, plain = (gradient(NET, *problem, backend=b, **options) for b in (BACKEND, "plain"))
+    for name, value in plain.velocity.items():
+        scale = float(value.abs().max()) + 1e-30
+        tolerance = 1e-11 if value.dtype == torch.float64 else 1e-4
+        assert float((fast.velocity[name] - value).abs().max()) < tolerance * scale, name
+
+NET, BACKEND = ResidualNet(trained=ALL), "compiled"
+"""
+
+
+def ends_well(script, *, limit=300, **environment):
+    """The script in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", PRELUDE + textwrap.dedent(script)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([*sys.path, str(TESTS)])} | environment,
+        capture_output=True,
+        text=True,
+        timeout=limit,
+    )
+    assert done.returncode == 0, f"{done.returncode}\n{done.stdout}{done.stderr}"
+    return done.stderr
+
+
+BORDERS = """
+torch.set_num_threads(3)
+for q, m in SIZES:
+    for dtype in DTYPES:
+        for n in NUMBERS:
+            for runs in ((), (4,)):
+                sizes = {"depth": 3, "q": q, "m": m, "n": n, "d": 3, "dtype": dtype}
+                problem = random_problem(q + m + n, runs, **sizes)
+                agree(problem)
+                agree(problem, segment=2)
+"""
+NUMBERS = "(1, 2, 31, 32, 33, 255, 256, 257)"
+
+
+@pytest.mark.slow
+@with_compiler
+@pytest.mark.parametrize("size", [(1, 1), (255, 2), (256, 3), (2, 255), (2, 256), (3, 257)])
+def test_sizes_at_their_borders(size):
+    single = f"SIZES, DTYPES, NUMBERS = [{size}], [torch.float32, torch.float64], {NUMBERS}"
+    ends_well(f"{single}\n{BORDERS}")
+
+
+@pytest.mark.slow
+@with_compiler
+@pytest.mark.parametrize("size", [(2, 1023), (2, 1024)])
+def test_widths_and_samples_at_their_borders(size):
+    ends_well(f"SIZES, DTYPES, NUMBERS = [{size}], [torch.float64], (1, 1023, 1025)\n{BORDERS}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [(257, 2), (2, 1025)])
+def test_sizes_beyond_the_borders_are_named(size):
+    q, m = size
+    ends_well(
+        f"""
+        problem = random_problem(depth=40, q={q}, m={m}, n=50)
+        gradient(NET, *problem)
+        try:
+            gradient(NET, *problem, backend="compiled")
+        except ValueError as error:
+            assert "a state of at most 256, a width of at most 1024" in str(error), error
+            assert str(error).endswith("state {q}, width {m}"), error
+        else:
+            sys.exit("it was taken")
+        """
+    )
+
+
+def sanitizer():
+    """(CC, environment) for a kernel under both sanitizers; skips where the compiler has none."""
+    runtime = subprocess.run(
+        [*library.command(), "-print-file-name=libasan.so"], capture_output=True, text=True
+    ).stdout.strip()
+    if not Path(runtime).is_absolute():
+        pytest.skip(f"{compiled.compiler()} has no AddressSanitizer")
+    flags = ["-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined"]
+    asked = {"CC": shlex.join([*library.command(), *flags, "-fno-sanitize-recover=all"])}
+    asked |= {"LD_PRELOAD": runtime, "ASAN_OPTIONS": "detect_leaks=0:verify_asan_link_order=0"}
+    return asked
+
+
+@pytest.mark.slow
+@with_compiler
+@pytest.mark.parametrize("size", [(3, 2), (16, 32)])
+def test_the_sanitizers_find_nothing(size, tmp_path):
+    head = f"SIZES, DTYPES = [{size}], [torch.float32, torch.float64]\nNUMBERS = (1, 33, 257)\n"
+    ends_well(head + BORDERS, XDG_CACHE_HOME=str(tmp_path), **sanitizer())
+
+
+@pytest.mark.slow
+@with_compiler
+def test_the_sanitizers_would_find_something(tmp_path):
+    """A kernel that is handed one sample less than it is told of."""
+    script = """
+        from cotflow.adjoint import compiled
+        weights, x, y = random_problem(q=16, m=32, n=5)
+        h0 = torch.matmul(x, weights.A.mT)
+        compiled.sweep(NET, weights, h0, y[:4].clone(), {})
+    """
+    with pytest.raises(AssertionError, match="AddressSanitizer: heap-buffer-overflow"):
+        ends_well(script, XDG_CACHE_HOME=str(tmp_path), **sanitizer())
+
+
+FORKED = """
+torch.set_num_threads(2)
+problem = random_problem(depth=16, q=16, m=32, n=200)
+def both():
+    return [gradient(NET, *problem, backend=BACKEND, segment=s).velocity["V"] for s in (None, 3)]
+before = both()
+child = os.fork()
+if not child:
+    signal.alarm(60)
+    same = all(torch.allclose(a, b, rtol=1e-12) for a, b in zip(both(), before))
+    os._exit(0 if same else 7)
+assert os.waitpid(child, 0)[1] == 0
+assert all(map(torch.equal, both(), before)) and torch.get_num_threads() == 2
+"""
+
+
+@pytest.mark.slow
+@both
+def test_a_forked_child_of_a_process_with_threads(backend):
+    ends_well(f"BACKEND = {backend!r}\n{FORKED}")
+
+
+@pytest.mark.slow
+@both
+def test_a_spawned_child_has_the_same_bits(backend, tmp_path):
+    module = tmp_path / "spawned.py"
+    module.write_text(
+        "from cotflow.adjoint.gradient import gradient\n"
+        "def work(arguments, backend):\n"
+        "    return gradient(*arguments, backend=backend).velocity['V'].numpy()\n"
+    )
+    ends_well(
+        f"""
+        sys.path.insert(0, {str(tmp_path)!r})
+        if __name__ == "__main__":
+            from concurrent.futures import ProcessPoolExecutor
+            import multiprocessing, spawned
+            arguments = (marion_net(ACTIVATIONS["tanh"]), *random_problem(depth=16, q=16, m=32))
+            here = spawned.work(arguments, {backend!r})
+            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+                there = pool.submit(spawned.work, arguments, {backend!r}).result()
+            assert (here == there).all()
+        """,
+        OMP_NUM_THREADS="1",
+    )
+
+
+SMALL = """
+torch.set_num_threads(2)
+problems = [random_problem(depth=4, q=q, m=1024, n=50) for q in (2,)]
+def work():
+    for problem in problems:
+        gradient(NET, *problem, backend=BACKEND)
+        gradient(NET, *problem, backend=BACKEND, segment=2)
+    print("done")
+"""
+
+
+@pytest.mark.slow
+@both
+@pytest.mark.parametrize("size", ["16k", "256k"])
+def test_a_small_stack_of_openmp(backend, size):
+    ends_well(f"BACKEND = {backend!r}\n{SMALL}\nwork()", OMP_STACKSIZE=size)
+
+
+@pytest.mark.slow
+@both
+def test_a_thread_with_a_small_stack(backend):
+    ends_well(
+        f"BACKEND = {backend!r}\n{SMALL}"
+        "work()\n"
+        "threading.stack_size(1 << 16)\n"
+        "threads = [threading.Thread(target=work) for _ in range(3)]\n"
+        "[thread.start() for thread in threads]\n"
+        "[thread.join() for thread in threads]\n"
+    )
+
+
+@pytest.mark.slow
+@with_compiler
+def test_several_threads_at_once_give_the_same_bits():
+    ends_well(
+        """
+        from concurrent.futures import ThreadPoolExecutor
+        torch.set_num_threads(2)
+        problems = [random_problem(k, (3,), depth=6, q=16, m=32, n=50) for k in range(8)]
+        def work(problem):
+            return gradient(NET, *problem, backend="compiled").velocity["V"]
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(work, 5 * problems))
+        expected = [work(problem) for problem in problems]
+        assert all(map(torch.equal, found, 5 * expected))
+        """
+    )
+
+
+@pytest.mark.parametrize(
+    ("asked", "enough"),
+    [("16k", False), ("64", False), ("1 M", True), ("65536 B", False), ("2g", True), ("x", True)],
+)
+def test_the_stack_that_openmp_was_asked_for(monkeypatch, asked, enough):
+    monkeypatch.delenv("GOMP_STACKSIZE", raising=False)
+    for name in ("OMP_STACKSIZE", "GOMP_STACKSIZE"):
+        monkeypatch.setenv(name, asked)
+        compiled.roomy.cache_clear()
+        assert compiled.roomy() is enough
+        monkeypatch.delenv(name)
+    compiled.roomy.cache_clear()
