@@ -134,10 +134,10 @@ def digits() -> Images:
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
-    images = torch.tensor(images, dtype=torch.float32).reshape(-1, 1, 8, 8)[order]
-    labels = torch.tensor(labels)[order]
-    test = torch.arange(len(labels)) % 5 == 0
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0), device="cpu")
+    images = torch.tensor(images, dtype=torch.float32, device="cpu").reshape(-1, 1, 8, 8)[order]
+    labels = torch.tensor(labels, device="cpu")[order]
+    test = torch.arange(len(labels), device="cpu") % 5 == 0
     parts = images[~test], labels[~test], images[test], labels[test]
     return standardised("digits", *parts)
 

@@ -47,7 +47,7 @@ def _take(size: int) -> Tensor:
         if block.numel() == size:
             return block
         _free.append(block)
-    block = torch.empty(size, dtype=torch.uint8)
+    block = torch.empty(size, dtype=torch.uint8, device="cpu")
     _ask_for_large_pages(block.data_ptr(), size)
     return block
 

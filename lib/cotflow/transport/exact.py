@@ -93,7 +93,7 @@ def layer_distances(
     if masses is not None:
         weighted = zip(flat(masses[0], 1), flat(masses[1], 1), strict=True)
     squared = [_squared_wasserstein(*layer) for layer in zip(a, b, weighted, strict=True)]
-    return torch.tensor(squared, dtype=torch.float64).sqrt().reshape(mu.shape[:-2])
+    return torch.tensor(squared, dtype=torch.float64, device="cpu").sqrt().reshape(mu.shape[:-2])
 
 
 def conditional_distance(
