@@ -7,15 +7,20 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
 import torch
+from myst_nb.core.config import NbParserConfig
+from myst_parser.config.main import MdParserConfig
 
 from books import OPENING, write_chapter
 from cotbook import provenance
 from cotbook.chapter import Chapter
 from cotbook.run.kernel import environment
+from cotbook.run.tree import chapter
+from cotbook.sphinx.execution import Page, page
 
 LIBRARY = provenance.LIBRARY
 DRAWN = """\
@@ -213,10 +218,25 @@ def test_versions_are_known_of_a_library_that_only_lies_on_the_path(monkeypatch)
         provenance.versions.cache_clear()
 
 
+@pytest.mark.parametrize(
+    ("start", "end"), [("---", "\n"), ("\ufeff---", "\n"), ("--- ", "\n"), ("---", "\r\n")]
+)
+def test_the_build_finds_the_cells_however_an_editor_saved_the_text(tmp_path, start, end):
+    """A byte order mark, a space after the dashes, other line ends: the cells that a run finds."""
+    write_drawing_chapter(tmp_path)
+    path = tmp_path / "book/drawing.md"
+    expected = [cell.source for cell in chapter(tmp_path, "drawing").cells if cell.source[0] != "#"]
+    text = start + path.read_text().removeprefix("---")
+    path.write_bytes(text.replace("\n", end).encode())
+    env = SimpleNamespace(
+        doc2path=lambda name: path, myst_config=MdParserConfig(), mystnb_config=NbParserConfig()
+    )
+    assert page(env, "book/drawing").code == expected
+    assert [c.source for c in chapter(tmp_path, "drawing").cells if c.source[0] != "#"] == expected
+
+
 @pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "OPENBLAS_CORETYPE", "MKL_CBWR", "CC"])
 def test_a_variable_that_changes_roundings_has_a_chapter_executed_anew(monkeypatch, name):
-    from cotbook.sphinx.execution import Page
-
     def key() -> str:
         cell = nbformat.v4.new_code_cell("1")
         return Page("book/x", Path("x.md"), nbformat.v4.new_notebook(cells=[cell])).key

@@ -185,7 +185,7 @@ def built(book, builds) -> Book:
 def pair(tmp_path_factory) -> Book:
     """Two chapters, executed at once where everything is set to something else than the book's."""
     folder = tmp_path_factory.mktemp("pair")
-    book = Book(folder / "ein \"Bändchen\", it's 100% {two}", tiny=LEFT, other=RIGHT)
+    book = Book(folder / 'ein "Bändchen", it\'s 100% {two}', tiny=LEFT, other=RIGHT)
     (book.folder / "book/matplotlibrc").write_text("backend: pdf\nfigure.figsize: 40, 1\n")
     (folder / "kernels/python3").mkdir(parents=True)
     (folder / "kernels/python3/kernel.json").write_text(

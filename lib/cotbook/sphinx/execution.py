@@ -71,7 +71,7 @@ class Page:
 def page(env: BuildEnvironment, docname: str) -> Page | None:
     """The page, if it is a notebook; it is read as MyST-NB will read it."""
     path = Path(env.doc2path(docname))
-    text = path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8-sig")
     reader = create_nb_reader(str(path), env.myst_config, env.mystnb_config, text)
     found = Page(docname, path, reader.read(text)) if reader else None
     return found if found and found.code else None
