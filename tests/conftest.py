@@ -21,7 +21,7 @@ DEVICES = [
 
 
 # They build a book, execute chapters or open a browser, and so does every test that uses one.
-COSTLY = {"browser", "built", "builds", "html", "napping", "regenerated", "swept"}
+COSTLY = {"browser", "built", "builds", "html", "napping", "pair", "regenerated", "swept"}
 
 
 @pytest.hookimpl(tryfirst=True)
