@@ -27,8 +27,20 @@ class ClaimsDoNotHold(AssertionError):
     """Some claims of an execution are inconclusive or fail: a result, not a crash."""
 
 
+def _settle_torch(threads: int) -> None:
+    """Have torch as it is when freshly loaded, whatever a start-up file made of it."""
+    torch.set_num_threads(threads)
+    torch.set_default_dtype(torch.float32)
+    torch.set_default_device(None)
+    torch.set_grad_enabled(True)
+    torch.set_float32_matmul_precision("highest")
+    torch.set_flush_denormal(False)
+    torch.use_deterministic_algorithms(False)
+
+
 class Chapter:
-    """Opens a chapter: checks its parameters, starts the clock, sets the style of figures.
+    """Opens a chapter: checks its parameters, starts the clock, sets torch's defaults and the
+    style of figures.
 
     What it displays carries the record beside its look in a live notebook; the book's pages are
     made from the record alone.
@@ -43,7 +55,7 @@ class Chapter:
     """
 
     def __init__(self, name: str, namespace: dict[str, Any], threads: int = 1):
-        torch.set_num_threads(threads)
+        _settle_torch(threads)
         self.name = name
         self.parameters = parameters.check(namespace)
         self.claims: list[Entry] = []

@@ -8,6 +8,7 @@ import hashlib
 import os
 import platform
 import re
+import tomllib
 from collections.abc import Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
@@ -22,6 +23,28 @@ SHAPING = (
     "cotbook/parameters.py",
     "cotbook/figures",
 )
+
+
+# Numbers of threads, and what picks other instructions or another compiler: sums are rounded
+# otherwise. Torch's own threads a chapter sets.
+ROUNDING = (
+    *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS"),
+    *("MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "MKL_DEBUG_CPU_TYPE", "MKL_DYNAMIC"),
+    *("OPENBLAS_CORETYPE", "NPY_DISABLE_CPU_FEATURES", "NPY_ENABLE_CPU_FEATURES"),
+    *(
+        "ATEN_CPU_CAPABILITY",
+        "ONEDNN_MAX_CPU_ISA",
+        "DNNL_MAX_CPU_ISA",
+        "ONEDNN_DEFAULT_FPMATH_MODE",
+    ),
+    *("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "CUBLAS_WORKSPACE_CONFIG"),
+    *("GLIBC_TUNABLES", "LD_PRELOAD", "CC"),
+)
+
+
+def surroundings() -> list[str]:
+    """The variables of `ROUNDING` that are set, as NAME=value: what may change a last digit."""
+    return [f"{name}={os.environ[name]}" for name in ROUNDING if os.environ.get(name)]
 
 
 @functools.cache
@@ -47,16 +70,30 @@ def versions() -> dict[str, str]:
 
 def _requirements(package: str, extra: str | None = None) -> Iterator[str]:
     """Names, each in its one normal form, of what a package needs, with or without an extra."""
-    for entry in metadata.requires(package) or ():
+    for entry in _declared(package):
         wanted = re.search(r"""extra\s*==\s*["']([\w.-]+)""", entry)
         if wanted is None or wanted[1] == extra:
             yield re.sub(r"[-_.]+", "-", re.match(r"[\w.-]+", entry)[0]).lower()
 
 
+def _declared(package: str) -> list[str]:
+    """Requirements as the installed package states them, or this library where it only lies."""
+    try:
+        return metadata.requires(package) or []
+    except metadata.PackageNotFoundError:
+        project = LIBRARY.parent / "pyproject.toml"
+        if package != "cotflow" or not project.is_file():
+            return []
+        stated = tomllib.loads(project.read_text(encoding="utf-8"))["project"]
+        extras = stated["optional-dependencies"].items()
+        marked = [f"{entry}; extra == '{extra}'" for extra, more in extras for entry in more]
+        return [*stated["dependencies"], *marked]
+
+
 def machine() -> str:
     """Processor, number of cores and system."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
         name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         name = platform.processor() or platform.machine()

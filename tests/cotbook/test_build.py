@@ -183,10 +183,15 @@ def built(book, builds) -> Book:
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory) -> Book:
-    """Two chapters, executed at once where matplotlib is set to something else than the book's."""
-    book = Book(tmp_path_factory.mktemp("pair"), tiny=LEFT, other=RIGHT)
+    """Two chapters, executed at once where everything is set to something else than the book's."""
+    folder = tmp_path_factory.mktemp("pair")
+    book = Book(folder / 'ein "Bändchen", it\'s 100% {two}', tiny=LEFT, other=RIGHT)
     (book.folder / "book/matplotlibrc").write_text("backend: pdf\nfigure.figsize: 40, 1\n")
-    build = book.build(MPLBACKEND="agg")
+    (folder / "kernels/python3").mkdir(parents=True)
+    (folder / "kernels/python3/kernel.json").write_text(
+        '{"argv": ["false"], "display_name": "Another", "language": "python"}'
+    )
+    build = book.build(MPLBACKEND="nonsense", JUPYTER_PATH=str(folder), LC_ALL="C")
     assert build.returncode == 0, build.stdout
     assert executed(build) == {"book/tiny", "book/other"}
     return book

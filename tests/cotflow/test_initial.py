@@ -171,11 +171,11 @@ def test_published_draws_follow_the_released_code(figure, samples, width, seed):
     """W (d×m), in figure 2 a d×d matrix that is not used, X, Y, from the global float32 stream."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        W = torch.randn(16, width)
+        W = torch.randn(16, width, dtype=torch.float32)
         unused = 256 if figure == "figure 2" else 0
-        torch.randn(unused)
-        X = torch.randn(samples, 16)
-        Y = torch.randn(samples, 16)
+        torch.randn(unused, dtype=torch.float32)
+        X = torch.randn(samples, 16, dtype=torch.float32)
+        Y = torch.randn(samples, 16, dtype=torch.float32)
     experiment = published(figure, 3, seed)
     assert experiment.weights.W.shape == (3, width, 16)
     for layer in experiment.weights.W:
@@ -183,7 +183,7 @@ def test_published_draws_follow_the_released_code(figure, samples, width, seed):
     assert torch.equal(experiment.x, X) and torch.equal(experiment.y, Y)
     assert float(experiment.weights.V.abs().max()) == 0.0
     for embedding in (experiment.weights.A, experiment.weights.B):
-        assert torch.equal(embedding, torch.eye(16))
+        assert torch.equal(embedding, torch.eye(16, dtype=torch.float32))
     double = published(figure, 3, seed, dtype=torch.float64)
     assert torch.equal(double.x, X.double()), "drawn in single precision, then converted"
 

@@ -255,6 +255,8 @@ def execute(source: Source, folder: Path, given: dict[str, Any]) -> Executed:
     import papermill
     from nbclient.exceptions import DeadKernelError
 
+    from cotbook.run.kernel import Kernel
+
     text, executed = folder / "text.ipynb", folder / EXECUTED
     nbformat.write(source.notebook(), text)
     failure = None
@@ -264,6 +266,7 @@ def execute(source: Source, folder: Path, given: dict[str, Any]) -> Executed:
             *(re.sub(r"([{}])", r"\1\1", str(path)) for path in (text, executed)),
             parameters=given,
             kernel_name="python3",
+            kernel_manager_class=Kernel,
             progress_bar={"desc": source.name} if sys.stderr.isatty() else False,
             cwd=folder,
             extra_arguments=["--log-level=CRITICAL"],

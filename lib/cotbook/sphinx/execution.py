@@ -21,7 +21,6 @@ from docutils import nodes
 from jupyter_cache import get_cache
 from jupyter_cache.base import CacheBundleIn, JupyterCacheAbstract
 from jupyter_cache.executors.utils import ExecutionResult, single_nb_execution
-from jupyter_client.manager import AsyncKernelManager
 from myst_nb.core.config import NbParserConfig
 from myst_nb.core.read import create_nb_reader
 from sphinx.application import Sphinx
@@ -29,7 +28,8 @@ from sphinx.environment import BuildEnvironment
 from sphinx.errors import SphinxError
 from sphinx.util import logging
 
-from cotbook.provenance import chapter_hash, imported
+from cotbook.provenance import chapter_hash, imported, surroundings
+from cotbook.run import kernel
 from cotbook.sphinx.heartbeat import heartbeat
 
 logger = logging.getLogger(__name__)
@@ -55,8 +55,8 @@ class Page:
 
     @cached_property
     def key(self) -> str:
-        """Of the sources as they are before the page is executed."""
-        return chapter_hash(self.code)
+        """Of the sources and the environment as they are before the page is executed."""
+        return " ".join([chapter_hash(self.code), *surroundings()])
 
     def is_cached(self, cache: JupyterCacheAbstract) -> bool:
         """Whether the cache holds a whole execution of these cells with today's sources."""
@@ -71,7 +71,7 @@ class Page:
 def page(env: BuildEnvironment, docname: str) -> Page | None:
     """The page, if it is a notebook; it is read as MyST-NB will read it."""
     path = Path(env.doc2path(docname))
-    text = path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8-sig")
     reader = create_nb_reader(str(path), env.myst_config, env.mystnb_config, text)
     found = Page(docname, path, reader.read(text)) if reader else None
     return found if found and found.code else None
@@ -131,7 +131,7 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-class Kernel(AsyncKernelManager):
+class Kernel(kernel.Kernel):
     """A kernel that can be ended from another thread than the one that waits for it."""
 
     begun: ClassVar[list[Kernel]] = []
@@ -142,8 +142,8 @@ class Kernel(AsyncKernelManager):
 
     @classmethod
     def end_all(cls) -> None:
-        for kernel in cls.begun:
-            process = getattr(kernel.provisioner, "process", None)
+        for begun in cls.begun:
+            process = getattr(begun.provisioner, "process", None)
             if process is not None and process.poll() is None:
                 process.kill()
 

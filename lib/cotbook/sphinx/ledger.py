@@ -28,7 +28,7 @@ from sphinx.environment import BuildEnvironment
 from sphinx.util import logging
 from sphinx.util.docutils import ReferenceRole, SphinxDirective
 
-from cotbook.provenance import execution_hash, pages_hash
+from cotbook.provenance import execution_hash, pages_hash, surroundings
 from cotbook.sphinx import cards, executed, execution, export, tables
 
 logger = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ def waiting(env: BuildEnvironment) -> set[str]:
 
 def key_cache(app: Sphinx, config: Config) -> None:
     """Give each state of the sources its own cache: jupyter-cache looks at the cells alone."""
-    config.cotbook_hash = pages_hash()
+    config.cotbook_hash = " ".join([pages_hash(), *surroundings()])
     caches = Path(app.outdir).parent / ".jupyter_cache"
     current = caches / execution_hash()
     for stale in set(caches.glob("*")) - {current}:

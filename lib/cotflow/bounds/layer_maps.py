@@ -80,6 +80,7 @@ def layer_lipschitz(net: ResidualNet, weights: Weights) -> Float[Tensor, "*runs 
     return scale * net.activation.lipschitz * norms
 
 
+@torch.inference_mode(False)
 def jacobians(
     net: ResidualNet, weights: Weights, h: Float[Tensor, "n q"]
 ) -> Float[Tensor, "*runs n q q"]:

@@ -327,7 +327,7 @@ def _features(net: ResidualNet, weights: Weights, x: Tensor) -> Float[Tensor, "*
 
 
 def _require(net: ResidualNet, weights: Weights) -> None:
-    zero = float(net.activation(torch.zeros((), dtype=weights.V.dtype)))
+    zero = float(net.activation(torch.zeros((), dtype=weights.V.dtype, device="cpu")))
     if (
         weights.b is not None
         or bool(weights.V.any())

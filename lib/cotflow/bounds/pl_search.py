@@ -49,6 +49,7 @@ def into_ball(weights: Weights, centre: Weights, radius: float, *, onto: bool = 
     )
 
 
+@torch.inference_mode(False)
 def smallest_pl(
     net: ResidualNet,
     weights: Weights,

@@ -21,7 +21,7 @@ def _frobenius(matrix: Tensor) -> Tensor:
 def _departure(basis: Float[Tensor, "*runs m n"]) -> Float[Tensor, "*runs"]:
     """ε ≥ ‖VᵀV − I‖₂, so that every singular value of V has its square in [1 − ε, 1 + ε]."""
     m, n = basis.shape[-2:]
-    identity = torch.eye(n, dtype=basis.dtype)
+    identity = torch.eye(n, dtype=basis.dtype, device=basis.device)
     rounding = gamma(m + 1) * (_frobenius(basis) ** 2 + n)
     return up(_frobenius(basis.mT @ basis - identity) + rounding)
 
@@ -107,7 +107,9 @@ def least_singular_value(
     rounding = up(rounding + gamma(n) * _frobenius(left) * _frobenius(image))
     low = diagonal.abs().amin(-1) - up(rest + rounding)
     low = down(low.clamp_min(0.0)) / up(stretch)
-    return (down(low) - up(torch.as_tensor(error, dtype=torch.float64))).clamp_min(0.0)
+    return (
+        down(low) - up(torch.as_tensor(error, dtype=torch.float64, device=matrix.device))
+    ).clamp_min(0.0)
 
 
 def least_feature_eigenvalue(

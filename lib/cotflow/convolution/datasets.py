@@ -135,10 +135,12 @@ def digits() -> Images:
     # The file alone: to import scikit-learn takes longer than the rest of a short run.
     file = metadata.distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")
     rows = np.loadtxt(str(file), delimiter=",")
-    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))
-    images = torch.tensor(rows[:, :64], dtype=torch.float32).reshape(-1, 1, 8, 8)[order]
-    labels = torch.tensor(rows[:, 64], dtype=torch.int64)[order]
-    test = torch.arange(len(labels)) % 5 == 0
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0), device="cpu")
+    images = torch.tensor(rows[:, :64], dtype=torch.float32, device="cpu").reshape(-1, 1, 8, 8)[
+        order
+    ]
+    labels = torch.tensor(rows[:, 64], dtype=torch.int64, device="cpu")[order]
+    test = torch.arange(len(labels), device="cpu") % 5 == 0
     parts = images[~test], labels[~test], images[test], labels[test]
     return standardised("digits", *parts)
 

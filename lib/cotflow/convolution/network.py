@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import prod
 from typing import Literal
 
@@ -269,12 +270,16 @@ def initial_weights(
 
     def one(seed: int) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(seed)
+        normal, uniform = (
+            partial(law, generator=generator, dtype=torch.float32, device="cpu")
+            for law in (torch.randn, torch.rand)
+        )
 
         def draw(*shape: int, fan_in: int) -> Tensor:
             scale: float = fan_in**-0.5
             if net.variant == "text":
-                return torch.randn(shape, generator=generator) * scale
-            return (2 * torch.rand(shape, generator=generator) - 1) * scale
+                return normal(shape) * scale
+            return (2 * uniform(shape) - 1) * scale
 
         head = draw(net.classes, features, fan_in=features)
         stem = draw(c, inputs, 5, 5, fan_in=25 * inputs)

@@ -116,6 +116,8 @@ def assemble(values: dict[str, Tensor]) -> ConvWeights:
     return ConvWeights(layers=Layers(**layers), **outer)
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def train(
     net: ConvNet,
     weights: ConvWeights,
@@ -277,9 +279,14 @@ class EpochOrder:
         orders, shifts, flips = [], [], []
         for seed in seeds:
             g = torch.Generator().manual_seed((seed * 1_000_003 + epoch + 1) % 2**63)
-            orders.append(torch.randperm(samples, generator=g))
-            shifts.append(torch.randint(0, 2 * data.crop + 1, (samples, 2), generator=g))
-            flips.append(torch.rand(samples, generator=g) < 0.5 * data.flip)
+            orders.append(torch.randperm(samples, generator=g, device="cpu"))
+            shifts.append(
+                torch.randint(0, 2 * data.crop + 1, (samples, 2), generator=g, device="cpu")
+            )
+            flips.append(
+                torch.rand(samples, generator=g, dtype=torch.float32, device="cpu")
+                < 0.5 * data.flip
+            )
         self.order = torch.stack(orders).to(device)
         self.shift, self.flip = torch.stack(shifts).to(device), torch.stack(flips).to(device)
 
@@ -319,7 +326,7 @@ def accuracy(
     batch: int = 500,
 ) -> Float[Tensor, "*runs"]:
     """Share of images classified rightly, with the running statistics."""
-    right = torch.zeros(weights.runs, device=weights.head.device)
+    right = torch.zeros(weights.runs, dtype=torch.float32, device=weights.head.device)
     for start in range(0, len(labels), batch):
         part = images[start : start + batch].to(weights.head)
         guess = net(weights, part).argmax(-1)

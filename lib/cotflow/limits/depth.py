@@ -61,7 +61,7 @@ def overlap(depth: int, reference_depth: int) -> Pieces:
     breakpoints k/(L−1); the last piece is the point s = 1, of length 0.
     """
     pieces = common_refinement(max(depth - 1, 1), max(reference_depth - 1, 1))
-    end = torch.tensor([1])
+    end = torch.tensor([1], device="cpu")
     return Pieces(
         first=torch.cat([pieces.first, (depth - 1) * end]),
         second=torch.cat([pieces.second, (reference_depth - 1) * end]),

@@ -78,7 +78,11 @@ def integrate(
         evaluations += 1
         return f(min(max(float(time), 0.0), 1.0), h)
 
-    options = {} if jumps is None else {"jump_t": torch.as_tensor(jumps, dtype=torch.float64)}
+    options = (
+        {}
+        if jumps is None
+        else {"jump_t": torch.as_tensor(jumps, dtype=torch.float64, device=h0.device)}
+    )
     times = s.to(h0)
     states: Tensor
     try:

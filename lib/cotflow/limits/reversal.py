@@ -49,6 +49,7 @@ class Backward:
     adjoint: Tensor
 
 
+@torch.inference_mode(False)
 def backpropagate(
     f: Residual,
     parameters: Sequence[Sequence[Tensor]],

@@ -121,7 +121,7 @@ def continuous_sweep(
         pull = torch.matmul(slope.mT, w) * net.input_scale(h.shape[-1])
         return scale * torch.stack([torch.matmul(net.activation(z).mT, u), -pull])
 
-    ends = torch.tensor([0.0, 1.0]).to(x)
+    ends = torch.tensor([0.0, 1.0], dtype=x.dtype, device=x.device)
     runs = torch.broadcast_shapes(x.shape[:-2], omega(0.0).shape[:-2])
     start = x.expand(*runs, *x.shape[-2:])
     last = integrate(forward, start, ends, tolerance=tolerance).states[-1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -73,11 +74,12 @@ def published(
 
     def draw(seed: int) -> tuple[Tensor, Tensor, Tensor]:
         generator = torch.Generator().manual_seed(seed)
-        W = torch.randn(16, width, generator=generator)
+        normal = partial(torch.randn, generator=generator, dtype=torch.float32, device="cpu")
+        W = normal(16, width)
         if figure == "figure 2":
-            torch.randn(16, 16, generator=generator)
-        x = torch.randn(samples, 16, generator=generator)
-        return W.mT, x, torch.randn(samples, 16, generator=generator)
+            normal(16, 16)
+        x = normal(samples, 16)
+        return W.mT, x, normal(samples, 16)
 
     draws: Iterable[Tensor]
     if isinstance(seed, int):

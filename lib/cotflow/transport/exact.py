@@ -110,7 +110,7 @@ def layer_distances(
         weighted = zip(flat(masses[0], 1), flat(masses[1], 1), strict=True)
     found = [_wasserstein(*layer) for layer in zip(a, b, weighted, strict=True)]
     squared, scales = zip(*found, strict=True)
-    roots = torch.tensor(squared, dtype=torch.float64).sqrt().numpy()
+    roots = torch.tensor(squared, dtype=torch.float64, device="cpu").sqrt().numpy()
     with np.errstate(over="ignore"):
         distances = torch.from_numpy(np.ldexp(roots, scales))
     if not bool(torch.isfinite(distances).all()):

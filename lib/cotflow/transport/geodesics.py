@@ -60,7 +60,7 @@ def geodesic(mu: Float[Tensor, "*runs L m p"], nu: Float[Tensor, "*runs L m2 p"]
 
     def padded(column: int, dtype: torch.dtype) -> Tensor:
         rows = [np.pad(plan[column], (0, atoms - len(plan[column]))) for plan in plans]
-        values = torch.as_tensor(np.stack(rows)).to(mu.device, dtype)
+        values = torch.from_numpy(np.stack(rows)).to(mu.device, dtype)
         return values.reshape(*mu.shape[:-2], atoms)
 
     def ends(family: Tensor, column: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
@@ -33,7 +34,8 @@ def common_refinement(steps: int, others: int) -> Pieces:
     ([0, 0, 1, 1], [0, 1, 1, 2])
     """
     # Breakpoints in units of 1/(steps·others).
-    multiples = torch.arange(steps + 1) * others, torch.arange(others + 1) * steps
+    whole = partial(torch.arange, dtype=torch.int64, device="cpu")
+    multiples = whole(steps + 1) * others, whole(others + 1) * steps
     points: Tensor = torch.unique(torch.cat(multiples))
     starts = points[:-1]
     return Pieces(
