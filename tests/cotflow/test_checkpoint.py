@@ -273,7 +273,6 @@ def test_fingerprint_sees_every_bit_and_the_dtype():
         ({"clip": partial(cut, at=2.0)}, ["the clip"]),
         ({"weights": other_weights(), "step": 0.125}, ["the initial weights", "the step"]),
     ],
-    ids=str,
 )
 def test_the_sentence_names_what_differs(change, named, tmp_path):
     given = {
