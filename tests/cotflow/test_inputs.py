@@ -1,8 +1,9 @@
 """The door of the gradient: both engines give the same answer, or the same sentence."""
 
 import copy
-import pickle
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from multiprocessing import Pipe
 
 import jaxtyping
 import numpy as np
@@ -235,9 +236,19 @@ def test_memory_is_of_the_tensor_and_not_of_the_ambient_device(backend, monkeypa
     assert block.device.type == "cpu" and float(block.sum()) == 180000.0
 
 
+def sent(value):
+    """The value as another process would receive it."""
+    here, there = Pipe()
+    with here, there, ThreadPoolExecutor(1) as pool:
+        sending = pool.submit(here.send, value)
+        received = there.recv()
+        sending.result()
+    return received
+
+
 @every_backend
 @pytest.mark.parametrize("name", sorted(ACTIVATIONS))
-@pytest.mark.parametrize("twin", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))])
+@pytest.mark.parametrize("twin", [copy.deepcopy, sent])
 def test_a_copy_of_a_network_is_the_same_network_on_the_same_engine(backend, name, twin):
     net, (weights, x, y) = marion_net(ACTIVATIONS[name], speed={"W": 2.0}), large()
     other = twin(net)
@@ -254,7 +265,7 @@ def test_a_copy_of_a_network_is_the_same_network_on_the_same_engine(backend, nam
 def test_what_a_gradient_gave_can_be_copied():
     weights, x, y = large()
     found = gradient(marion_net(), weights, x, y)
-    for twin in (copy.deepcopy(found), pickle.loads(pickle.dumps(found))):
+    for twin in (copy.deepcopy(found), sent(found)):
         assert torch.equal(twin.velocity["V"], found.velocity["V"])
         assert torch.equal(twin.states, found.states)
 
