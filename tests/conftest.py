@@ -1,3 +1,4 @@
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +11,9 @@ from cotbook.keep import pdf
 settings.register_profile("book", deadline=None, max_examples=25, derandomize=True)
 settings.load_profile("book")
 torch.set_num_threads(1)
+# Before anybody imports Triton: where there is no card, its interpreter runs the same kernels.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 DEVICES = [
     "cpu",

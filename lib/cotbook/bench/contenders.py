@@ -8,28 +8,51 @@ import torch
 import torch.nn.functional as F
 
 from cotflow.adjoint.gradient import gradient
+from cotflow.adjoint.parallel import Parallel
 from cotflow.network.published import Experiment
 from cotflow.network.weights import Weights
 
 
-def ours(e: Experiment, backend: str) -> Callable[[], Weights]:
+def ours(
+    e: Experiment, backend: str | Parallel, segment: int | None = None
+) -> Callable[[], Weights]:
     return lambda: e.weights.plus(
-        gradient(e.net, e.weights, e.x, e.y, backend=backend).velocity, 1e-2
+        gradient(e.net, e.weights, e.x, e.y, backend=backend, segment=segment).velocity, 1e-2
     )
 
 
-def textbook(e: Experiment) -> Callable[[], None]:
-    """A loop over layers under autograd, one parameter a layer, and SGD: common practice."""
+def captured(step: Callable[[], object]) -> Callable[[], None]:
+    """The launches of a step on a CUDA device, recorded once and replayed as one graph."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    return graph.replay
+
+
+def textbook(e: Experiment, compiled: bool = False) -> Callable[[], None]:
+    """A loop over layers under autograd, one parameter a layer, and SGD: common practice; its
+    forward pass is given to torch.compile if asked."""
     V = [v.T.clone().requires_grad_() for v in e.weights.V]
     W = [w.T.clone().requires_grad_() for w in e.weights.W]
     optimizer = torch.optim.SGD(V + W, lr=1e-2 * len(V))
 
-    def step() -> None:
+    def loss() -> torch.Tensor:
         h = e.x
         for v, w in zip(V, W, strict=True):
             h = h + F.gelu(h @ w) @ v / len(V)
+        return (h - e.y).square().mean()
+
+    forward = torch.compile(loss) if compiled else loss
+
+    def step() -> None:
         optimizer.zero_grad()
-        (h - e.y).square().mean().backward()
+        forward().backward()
         optimizer.step()
 
     return step

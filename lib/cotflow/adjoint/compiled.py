@@ -16,13 +16,13 @@ from torch import Tensor
 from cotflow.adjoint.library import CompilerMissing as CompilerMissing
 from cotflow.adjoint.library import compiler as compiler
 from cotflow.adjoint.library import loaded, register_bytes, warn
-from cotflow.adjoint.plain import Sweep
-from cotflow.network.activations import GELU, IDENTITY, RELU, TANH, Activation
+from cotflow.adjoint.sweep import Sweep
+from cotflow.network.activations import COVERED as COVERED
+from cotflow.network.activations import Activation
 from cotflow.network.memory import empty
 from cotflow.network.residual import ResidualNet
 from cotflow.network.weights import LAYERED, Weights
 
-COVERED = (GELU, TANH, RELU, IDENTITY)
 SUFFIX = {torch.float32: ("float", "f"), torch.float64: ("double", "")}
 LARGEST_STATE, LARGEST_WIDTH = 256, 1024
 # Other kinds of tensors may have no memory at all.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import operator
 import os
 from collections.abc import Callable
@@ -12,11 +14,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cotflow.adjoint import compiled, plain
+from cotflow.adjoint import card, compiled, plain
 from cotflow.adjoint.inputs import admitted
-from cotflow.adjoint.plain import Sweep
+from cotflow.adjoint.library import warn
+from cotflow.adjoint.parallel import Parallel
+from cotflow.adjoint.sweep import Depth, Sweep
 from cotflow.network.residual import ResidualNet
 from cotflow.network.weights import LAYERED, Weights
+
+Engine = Callable[..., Sweep]
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,7 @@ class Gradient:
     states : h_0..h_L.
     adjoints : p_0..p_L, p_L = 2 c_ℓ Bᵀ(F − y) and p_{k−1} = p_k + (1/L) ∂₁f(h_{k−1}, Z_k)ᵀ p_k.
         The factor 1/n is not in p, as in [M]. With checkpointing over depth neither is kept.
+    depth : with depth in parallel, how near the sweeps came to the sequential ones.
     """
 
     loss: Float[Tensor, "*runs"]
@@ -38,6 +45,7 @@ class Gradient:
     slope_squared: Float[Tensor, "*runs"]
     states: Float[Tensor, "*runs layers n q"] | None
     adjoints: Float[Tensor, "*runs layers n q"] | None
+    depth: Depth | None = None
 
 
 @torch.no_grad()
@@ -47,7 +55,7 @@ def gradient(
     x: Float[Tensor, "*data n d"],
     y: Float[Tensor, "*data n dy"],
     *,
-    backend: Literal["auto", "plain", "compiled"] = "auto",
+    backend: Literal["auto", "plain", "compiled", "triton"] | Parallel = "auto",
     segment: int | None = None,
 ) -> Gradient:
     """∂_{Z_k}ℓ = (1/(nL)) Σ_i ∂₂f(h_{k−1,i}, Z_k)ᵀ p_{k,i}, exact to rounding for every depth.
@@ -59,8 +67,10 @@ def gradient(
     x, y : data; they may omit the run axes, and then serve every run, and so may all weights
         together. Everything is of one real dtype on one device; no axis is empty.
     backend : "plain" is the torch loop over layers; "compiled" uses a C kernel built for these
-        sizes (CPU, real numbers, gelu, tanh, relu, identity); "auto" takes the kernel where there
-        is a compiler and enough work. Both agree to rounding.
+        sizes (CPU, gelu, tanh, relu, identity); "triton" uses Triton's kernels on a CUDA device
+        (the same activations); "auto" takes Triton on a card, and on a CPU the C kernel where there
+        is a compiler and enough work. All agree to rounding. For very deep smooth nets on a card,
+        :class:`cotflow.adjoint.parallel.Parallel` takes all segments of the depth at once.
     segment : checkpointing over depth. Of each segment of so many layers the first state alone is
         kept and the rest made again in the backward sweep: the same gradient, to rounding, for one
         more forward sweep. Memory beside the weights O(n q L/c + n (q + m) c) instead of
@@ -79,15 +89,22 @@ def gradient(
     engine = _engine(backend, net, weights, x)
     _threads.note()
     kind = x.device.type
-    if kind != "meta" and torch.is_autocast_enabled(kind):
-        # Every number here is of the precision that the arguments have.
-        with torch.autocast(kind, enabled=False):
+    # Every number here is of the precision that the arguments have.
+    exact = kind != "meta" and torch.is_autocast_enabled(kind)
+    with torch.autocast(kind, enabled=False) if exact else contextlib.nullcontext():
+        try:
             return _gradient(engine, net, weights, x, y, runs, segment)
-    return _gradient(engine, net, weights, x, y, runs, segment)
+        except torch.OutOfMemoryError as error:
+            raise torch.OutOfMemoryError(
+                f"gradient: {x.device} has not enough memory for depth {weights.depth}, width "
+                f"{weights.width}, {x.shape[-2]} samples and {math.prod(runs)} runs: expected fewer "
+                f"of them, or segment=c, which keeps the state before every c-th layer alone, "
+                f"received segment={segment}"
+            ) from error
 
 
 def _gradient(
-    engine: Callable[..., Sweep],
+    engine: Engine,
     net: ResidualNet,
     weights: Weights,
     x: Tensor,
@@ -119,6 +136,7 @@ def _gradient(
         slope_squared=slope_squared,
         states=sweep.states,
         adjoints=sweep.adjoints,
+        depth=sweep.depth,
     )
 
 
@@ -154,19 +172,35 @@ class _Threads:
 _threads = _Threads()
 
 
-def _engine(backend: str, net: ResidualNet, weights: Weights, x: Tensor) -> Callable[..., Sweep]:
-    if backend == "plain":
-        return plain.sweep
-    if backend == "compiled":
-        if not compiled.supports(net, weights, x):
-            raise ValueError(
-                "backend 'compiled': expected plain float32 or float64 tensors on the CPU, a state "
-                f"of at most {compiled.LARGEST_STATE}, a width of at most "
-                f"{compiled.LARGEST_WIDTH} and one of the activations "
-                f"{', '.join(a.name for a in compiled.COVERED)}, received {x.dtype} on {x.device} "
-                f"with {net.activation.name}, state {weights.state}, width {weights.width}"
-            )
-        return compiled.sweep
-    if backend != "auto":
-        raise ValueError(f"backend: expected auto, plain or compiled, received {backend!r}")
-    return compiled.sweep if compiled.available(net, weights, x) else plain.sweep
+def _engine(backend: str | Parallel, net: ResidualNet, weights: Weights, x: Tensor) -> Engine:
+    match backend:
+        case Parallel():
+            return backend
+        case "plain":
+            return plain.sweep
+        case "compiled":
+            if not compiled.supports(net, weights, x):
+                raise ValueError(
+                    "backend 'compiled': expected plain float32 or float64 tensors on the CPU, a "
+                    f"state of at most {compiled.LARGEST_STATE}, a width of at most "
+                    f"{compiled.LARGEST_WIDTH} and one of the activations "
+                    f"{', '.join(a.name for a in compiled.COVERED)}, received {x.dtype} on "
+                    f"{x.device} with {net.activation.name}, state {weights.state}, width "
+                    f"{weights.width}"
+                )
+            return compiled.sweep
+        case "triton":
+            if why := card.obstacle(net, weights, x):
+                raise ValueError(f"backend 'triton': there are no kernels for this: {why}")
+            return card.sweep
+        case "auto":
+            if x.device.type != "cuda":
+                return compiled.sweep if compiled.available(net, weights, x) else plain.sweep
+            if why := card.obstacle(net, weights, x):
+                warn(f"the plain torch step is used on {x.device}, which is slower: {why}")
+                return plain.sweep
+            return card.sweep
+    raise ValueError(
+        "backend: expected auto, plain, compiled, triton or an object of type Parallel, received "
+        f"{backend!r}"
+    )

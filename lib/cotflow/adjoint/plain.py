@@ -2,39 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cotflow.adjoint.sweep import Sweep
 from cotflow.network.residual import ResidualNet
 from cotflow.network.weights import Weights
 
 # Layers whose activations are differentiated at once: a few hundred kilobytes fit the cache.
 BLOCK = 64
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """What a forward and a backward sweep leave.
-
-    Attributes
-    ----------
-    error : F(x_i) − y_i.
-    partials : factor · ∂ℓ for each of V, W, b that the factors name.
-    squares : |factor · ∂ℓ|² for each of them, summed over layers.
-    last_state, first_adjoint : h_L and p_0.
-    states, adjoints : h_0..h_L and p_0..p_L; None under checkpointing.
-    """
-
-    error: Float[Tensor, "*runs n dy"]
-    partials: dict[str, Tensor]
-    squares: dict[str, Float[Tensor, "*runs"]]
-    last_state: Float[Tensor, "*runs n q"]
-    first_adjoint: Float[Tensor, "*runs n q"]
-    states: Float[Tensor, "*runs layers n q"] | None
-    adjoints: Float[Tensor, "*runs layers n q"] | None
 
 
 def sweep(

@@ -18,7 +18,8 @@ class Activation:
     Attributes
     ----------
     value, derivative : z ↦ σ(z) and z ↦ σ′(z).
-    lipschitz : K_σ = sup|σ′|.
+    lipschitz : K_σ = sup|σ′|, and sup σ′.
+    lowest : inf σ′, and −K_σ unless something else is said.
     curvature : sup|σ″|, infinite where σ′ jumps.
     bound : M_σ = sup|σ|, infinite where σ is unbounded.
 
@@ -36,6 +37,11 @@ class Activation:
     lipschitz: float
     curvature: float
     bound: float
+    lowest: float = math.nan
+
+    def __post_init__(self) -> None:
+        if math.isnan(self.lowest):
+            object.__setattr__(self, "lowest", -self.lipschitz)
 
     def __call__(self, z: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         return self.value(z)
@@ -67,6 +73,7 @@ GELU = Activation(
     lipschitz=0.5 * (1.0 + math.erf(1.0)) + math.exp(-1.0) / math.sqrt(math.pi),
     curvature=math.sqrt(2.0 / math.pi),
     bound=math.inf,
+    lowest=0.5 * math.erfc(1.0) - math.exp(-1.0) / math.sqrt(math.pi),
 )
 TANH = Activation(
     "tanh",
@@ -75,6 +82,7 @@ TANH = Activation(
     lipschitz=1.0,
     curvature=4.0 / (3.0 * math.sqrt(3.0)),
     bound=1.0,
+    lowest=0.0,
 )
 RELU = Activation(
     "relu",
@@ -83,9 +91,16 @@ RELU = Activation(
     lipschitz=1.0,
     curvature=math.inf,
     bound=math.inf,
+    lowest=0.0,
 )
 IDENTITY = Activation(
-    "identity", torch.clone, torch.ones_like, lipschitz=1.0, curvature=0.0, bound=math.inf
+    "identity",
+    torch.clone,
+    torch.ones_like,
+    lipschitz=1.0,
+    curvature=0.0,
+    bound=math.inf,
+    lowest=1.0,
 )
 COS = Activation(
     "cos",
@@ -94,8 +109,11 @@ COS = Activation(
     lipschitz=1.0,
     curvature=1.0,
     bound=1.0,
+    lowest=-1.0,
 )
 
+# Those that kernels compute themselves; a place in the row is a kernel's name for it.
+COVERED = (GELU, TANH, RELU, IDENTITY)
 ACTIVATIONS = {a.name: a for a in (GELU, TANH, RELU, IDENTITY, COS)}
 
 

@@ -1,0 +1,55 @@
+"""What one forward and one backward sweep through the layers leave, whoever makes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Depth:
+    """What depth in parallel took, and how far its gradient can be from that of the sequential
+    sweep in exact arithmetic.
+
+    Attributes
+    ----------
+    forward, backward : how often all segments were carried through at once; 0 where the sweep
+        went one layer after the other.
+    gap : the largest |Δ| where two segments meet, relative to the sample's largest value and over
+        2ε√length, what the roundings of a segment's layers may add up to.
+    states, adjoints : bounds on max_k|Δh_k| and max_k|Δp_k|, relative to the largest, over samples.
+    partials : a bound on the error of ∂ℓ in V, W and b in the norm of the slope, relative to it.
+    """
+
+    forward: int
+    backward: int
+    gap: float
+    states: float
+    adjoints: float
+    partials: float
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a forward and a backward sweep leave.
+
+    Attributes
+    ----------
+    error : F(x_i) − y_i.
+    partials : factor · ∂ℓ for each of V, W, b that the factors name.
+    squares : |factor · ∂ℓ|² for each of them, summed over layers.
+    last_state, first_adjoint : h_L and p_0.
+    states, adjoints : h_0..h_L and p_0..p_L; None under checkpointing.
+    depth : for depth in parallel, how near that is to the sequential sweep.
+    """
+
+    error: Float[Tensor, "*runs n dy"]
+    partials: dict[str, Tensor]
+    squares: dict[str, Float[Tensor, "*runs"]]
+    last_state: Float[Tensor, "*runs n q"]
+    first_adjoint: Float[Tensor, "*runs n q"]
+    states: Float[Tensor, "*runs layers n q"] | None
+    adjoints: Float[Tensor, "*runs layers n q"] | None
+    depth: Depth | None = None

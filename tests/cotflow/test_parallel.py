@@ -1,0 +1,199 @@
+"""Depth in parallel: equal to the sequential sweep, within its certificate, or not taken."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from cotflow import GELU, RELU, TANH, Sizes, gradient, independent, marion_net, published
+from cotflow.adjoint import card, parallel, segments
+from cotflow.adjoint.parallel import Parallel, coarse, schatten
+from problems import random_problem
+
+ENGINES = {
+    "torch": Parallel(),
+    "triton": Parallel(layers=card.kernels),
+}
+every_engine = pytest.mark.parametrize("engine", ENGINES)
+
+
+def chosen(name, **options):
+    if name == "triton":
+        pytest.importorskip("triton", reason="Triton is not installed")
+    return dataclasses.replace(ENGINES[name], **options)
+
+
+def smooth(depth, dtype=torch.float64, samples=6, size=0.15):
+    """The published net with V_k = V(k/L), an honest distance from zero."""
+    e = published("figure 1", depth, 0, dtype=dtype)
+    s = torch.linspace(0, 1, depth, dtype=dtype)[:, None, None]
+    g = torch.Generator().manual_seed(1)
+    a, b = (torch.randn(16, 32, generator=g, dtype=torch.float64).to(dtype) for _ in range(2))
+    weights = dataclasses.replace(
+        e.weights, V=size * (a * (2 * s).cos() + b * (3 * s).sin()), W=e.weights.W * (1 + 0.3 * s)
+    )
+    return e.net, weights, e.x[:samples], e.y[:samples]
+
+
+def rough(depth, dtype=torch.float64):
+    sizes = Sizes(depth=depth, width=32, state=16, inputs=16, outputs=16)
+    g = torch.Generator().manual_seed(2)
+    weights = independent(sizes, g, dtype=dtype)
+    V = torch.randn(weights.V.shape, generator=g, dtype=dtype)
+    e = published("figure 1", depth, 0, dtype=dtype)
+    return e.net, dataclasses.replace(weights, V=V), e.x[:6], e.y[:6]
+
+
+def errors(found, exact, net, weights):
+    """Measured: of states, adjoints, and of ∂ℓ in the norm of the slope, all relative."""
+
+    def largest(name):
+        a, b = getattr(found, name), getattr(exact, name)
+        gap = (a - b).norm(dim=-1).amax(-2)
+        return float((gap / a.norm(dim=-1).amax(-2)).max())
+
+    rates, gap, size = net.rates(weights), 0.0, 0.0
+    for name in found.velocity.keys() & {"V", "W", "b"}:
+        value = found.velocity[name]
+        gap += float((value - exact.velocity[name]).square().sum()) / rates[name]
+        size += float(value.square().sum()) / rates[name]
+    return largest("states"), largest("adjoints"), math.sqrt(gap / size)
+
+
+@every_engine
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("depth", [3, 10])
+def test_it_is_the_sequential_sweep_to_rounding(engine, dtype, depth):
+    net, weights, x, y = smooth(depth, dtype)
+    exact = gradient(net, weights, x, y, backend="plain")
+    found = gradient(net, weights, x, y, backend=chosen(engine))
+    assert found.depth.forward > 0 and found.depth.gap <= 1
+    assert max(errors(found, exact, net, weights)) < 200 * torch.finfo(dtype).eps
+
+
+def test_a_deep_net_takes_few_sweeps_and_a_rough_one_more():
+    net, weights, x, y = smooth(400, size=0.05)
+    few = gradient(net, weights, x, y, backend=Parallel(tolerance=1e-6, accepted=math.inf)).depth
+    net, weights, x, y = rough(400)
+    many = gradient(net, weights, x, y, backend=Parallel(tolerance=1e-6, accepted=math.inf)).depth
+    assert 0 < few.forward <= 4
+    assert many.forward == 0 or many.forward > few.forward
+
+
+@pytest.mark.parametrize("tolerance", [1e-2, 1e-4, 1e-6, 1e-8])
+@pytest.mark.parametrize("activation", [GELU, TANH], ids=lambda a: a.name)
+def test_the_certificate_is_never_too_small(tolerance, activation):
+    for problem in (smooth(60), smooth(60, size=0.4), rough(60)):
+        net, weights, x, y = problem
+        net = dataclasses.replace(net, activation=activation)
+        exact = gradient(net, weights, x, y, backend="plain")
+        engine = Parallel(tolerance=tolerance, accepted=math.inf)
+        found = gradient(net, weights, x, y, backend=engine)
+        bounds = found.depth.states, found.depth.adjoints, found.depth.partials
+        for measured, bound in zip(errors(found, exact, net, weights), bounds, strict=True):
+            assert measured <= bound + 1e-14
+
+
+def test_the_certificate_tells_one_layer_from_another():
+    """With a segment left out of the coarse net, gaps stay and are seen."""
+    net, weights, x, y = smooth(36)
+    engine = Parallel(tolerance=1e-10, accepted=math.inf, sweeps=1)
+    assert gradient(net, weights, x, y, backend=engine).depth.forward == 0
+
+
+def test_bias_and_all_weights_are_covered():
+    weights, x, y = random_problem(runs=(2,), depth=30, bias=True)
+    net = marion_net(TANH, trained=("A", "V", "W", "b", "B"))
+    exact = gradient(net, weights, x, y, backend="plain")
+    found = gradient(net, weights, x, y, backend=Parallel(accepted=math.inf, tolerance=1e-3))
+    measured = errors(found, exact, net, weights)
+    assert found.depth.forward > 0
+    assert measured[0] <= found.depth.states and measured[1] <= found.depth.adjoints
+    assert measured[2] <= found.depth.partials
+
+
+@pytest.mark.parametrize("length", [1, 5, 20, 64])
+def test_every_length_of_segments_will_do(length):
+    net, weights, x, y = smooth(20)
+    exact = gradient(net, weights, x, y, backend="plain")
+    found = gradient(net, weights, x, y, backend=Parallel(length=length, sweeps=30))
+    assert (found.depth.forward > 0) == (length < 20)
+    assert max(errors(found, exact, net, weights)) < 1e-13
+
+
+def test_where_the_slope_jumps_and_under_checkpointing_it_is_sequential():
+    net, weights, x, y = smooth(20)
+    net = dataclasses.replace(net, activation=RELU)
+    found = gradient(net, weights, x, y, backend=Parallel())
+    exact = gradient(net, weights, x, y, backend="plain")
+    assert found.depth.forward == 0
+    assert torch.allclose(found.velocity["V"], exact.velocity["V"], rtol=1e-12, atol=1e-13)
+    kept = gradient(net, weights, x, y, backend=Parallel(), segment=7)
+    assert kept.states is None and kept.depth.forward == 0
+    assert torch.allclose(kept.velocity["V"], exact.velocity["V"], rtol=1e-12, atol=1e-13)
+
+
+def test_a_net_that_explodes_is_left_to_the_sequential_sweep():
+    net, weights, x, y = smooth(20)
+    weights = dataclasses.replace(weights, V=1e200 * weights.V)
+    assert gradient(net, weights, x, y, backend=Parallel()).depth.forward == 0
+
+
+def test_the_coarse_net_has_means_and_sums():
+    weights, _, _ = random_problem(depth=7)
+    small = coarse(weights, 3)
+    assert torch.allclose(small.V[0], weights.V[:3].sum(0))
+    assert torch.allclose(small.V[2], weights.V[6])
+    assert torch.allclose(small.W[1], weights.W[3:6].mean(0))
+    assert torch.allclose(small.W[2], weights.W[6]) and torch.allclose(small.b[2], weights.b[6])
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_the_norm_of_order_eight_lies_above_the_spectral_norm(scale):
+    value = scale * torch.randn(5, 7, 4, generator=torch.Generator().manual_seed(0)).double()
+    exact = torch.linalg.matrix_norm(value, 2)
+    found = schatten(value)
+    assert bool((found >= exact).all()) and bool((found <= 4**0.125 * exact).all())
+    assert float(schatten(torch.zeros(3, 3))) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"length": 0}, "length: expected at least 1, a whole number, received 0"),
+        ({"sweeps": -1}, "sweeps: expected at least 1, a whole number, received -1"),
+        ({"tolerance": -1.0}, "tolerance: expected a number > 0, received -1.0"),
+        ({"accepted": math.nan}, "accepted: expected a number > 0, received nan"),
+    ],
+)
+def test_options_are_checked(options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        Parallel(**options)
+
+
+def test_batched_layers_are_the_layers():
+    weights, x, y = random_problem(runs=(2,), depth=10)
+    for segment in (None, 1, 3, 10):
+        exact = gradient(marion_net(), weights, x, y, backend="plain")
+        h0 = torch.matmul(x, weights.A.mT)
+        factors = dict.fromkeys(("V", "W"), -10.0)
+        layers = segments.Batched(marion_net(), weights)
+        found = segments.sweep(layers, marion_net(), weights, h0, y, factors, segment)
+        for name in factors:
+            assert torch.allclose(found.partials[name], exact.velocity[name], rtol=1e-12)
+
+
+def test_a_gap_is_counted(monkeypatch):
+    """The certificate speaks of the gaps: with some hidden from it, it would be too small."""
+    net, weights, x, y = smooth(49)
+    exact = gradient(net, weights, x, y, backend="plain")
+    joined = parallel.joined
+    monkeypatch.setattr(
+        parallel, "joined",
+        lambda *a, forward: dataclasses.replace(found, error=0 * found.error)
+        if (found := joined(*a, forward=forward)) else None,
+    )  # fmt: skip
+    engine = Parallel(tolerance=1e-3, accepted=math.inf)
+    found = gradient(net, weights, x, y, backend=engine)
+    assert errors(found, exact, net, weights)[0] > found.depth.states
