@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import os
 from collections.abc import Callable
@@ -15,6 +16,8 @@ from torch import Tensor
 from cotflow.adjoint import compiled, plain
 from cotflow.adjoint.inputs import admitted
 from cotflow.adjoint.plain import Sweep
+from cotflow.network.checks import require_kind
+from cotflow.network.numbers import shown
 from cotflow.network.residual import ResidualNet
 from cotflow.network.weights import LAYERED, Weights
 
@@ -40,7 +43,6 @@ class Gradient:
     adjoints: Float[Tensor, "*runs layers n q"] | None
 
 
-@torch.no_grad()
 def gradient(
     net: ResidualNet,
     weights: Weights,
@@ -66,6 +68,11 @@ def gradient(
         more forward sweep. Memory beside the weights O(n q L/c + n (q + m) c) instead of
         O(n (q + m) L); states and adjoints are then None.
 
+    Raises
+    ------
+    TypeError, ValueError : arguments that do not fit together; what, and what was expected.
+    ArithmeticError : the loss or the squared slope is not a number of their precision.
+
     Source: [M] §3 and appendix; the printed backward recurrence there lacks a transpose.
 
     >>> from cotflow import gradient, published
@@ -74,6 +81,37 @@ def gradient(
     >>> found.velocity["V"].shape, found.states.shape
     (torch.Size([4, 16, 64]), torch.Size([5, 50, 16]))
     """
+    found = evaluated(net, weights, x, y, backend=backend, segment=segment)
+    if not (found.loss.is_meta or _is_finite(found)):
+        raise ArithmeticError(
+            "gradient: expected a loss and a squared slope within the range of "
+            f"{str(found.loss.dtype).removeprefix('torch.')}, received "
+            f"{found.loss.abs().max():.3g} and {found.slope_squared.max():.3g}"
+        )
+    return found
+
+
+def _is_finite(found: Gradient) -> bool:
+    """One look in most cases: a sum of finite numbers may be infinite, but not the other way."""
+    if math.isfinite(float((found.loss + found.slope_squared).sum())):
+        return True
+    both = torch.stack([found.loss, found.slope_squared])
+    return bool(torch.isfinite(both).all())
+
+
+@torch.no_grad()
+def evaluated(
+    net: ResidualNet,
+    weights: Weights,
+    x: Float[Tensor, "*data n d"],
+    y: Float[Tensor, "*data n dy"],
+    *,
+    backend: Literal["auto", "plain", "compiled"] = "auto",
+    segment: int | None = None,
+) -> Gradient:
+    """:func:`gradient`, whatever numbers come out."""
+    require_kind(net, ResidualNet, "gradient: expected a network such as cotflow.marion_net()")
+    require_kind(weights, Weights, "gradient: expected cotflow.Weights")
     weights, x, y, runs = admitted(weights, x, y)
     segment = _layers(segment)
     engine = _engine(backend, net, weights, x)
@@ -130,7 +168,9 @@ def _layers(segment: int | None) -> int | None:
     except TypeError:
         layers = 0
     if layers < 1:
-        raise ValueError(f"segment: expected at least 1 layer, a whole number, received {segment}")
+        raise ValueError(
+            f"segment: expected at least 1 layer, a whole number, received {shown(segment)}"
+        )
     return layers
 
 
@@ -154,7 +194,15 @@ class _Threads:
 _threads = _Threads()
 
 
+BACKENDS = ("auto", "plain", "compiled")
+
+
 def _engine(backend: str, net: ResidualNet, weights: Weights, x: Tensor) -> Callable[..., Sweep]:
+    if not isinstance(backend, str) or backend not in BACKENDS:
+        raise ValueError(
+            f"backend: expected {', '.join(BACKENDS[:-1])} or {BACKENDS[-1]}, received "
+            f"{shown(backend)}"
+        )
     if backend == "plain":
         return plain.sweep
     if backend == "compiled":
@@ -167,6 +215,4 @@ def _engine(backend: str, net: ResidualNet, weights: Weights, x: Tensor) -> Call
                 f"with {net.activation.name}, state {weights.state}, width {weights.width}"
             )
         return compiled.sweep
-    if backend != "auto":
-        raise ValueError(f"backend: expected auto, plain or compiled, received {backend!r}")
     return compiled.sweep if compiled.available(net, weights, x) else plain.sweep

@@ -17,8 +17,8 @@ from torch import Tensor
 from cotflow.convolution.datasets import Images
 from cotflow.convolution.network import ConvNet, ConvWeights, Layers
 from cotflow.flows.keeper import Keeper
-from cotflow.flows.numbers import Number, real, whole
 from cotflow.flows.record import observation
+from cotflow.network.numbers import Number, real, whole
 
 RESIDUAL = ("conv1", "scale1", "shift1", "conv2", "scale2", "shift2")
 OUTER = ("stem", "stem_scale", "stem_shift", "head", "bias")

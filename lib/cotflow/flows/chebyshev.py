@@ -19,8 +19,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cotflow.flows.method import Attempt, Spectrum
-from cotflow.flows.numbers import whole
 from cotflow.flows.velocity import VelocityField
+from cotflow.network.numbers import whole
 from cotflow.network.weights import Weights
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cotflow.flows.numbers import plain
+from cotflow.network.numbers import plain
 
 PACKAGE = Path(__file__).resolve().parents[1]
 

@@ -13,12 +13,12 @@ from cotflow.flows.chebyshev import RKC2
 from cotflow.flows.control import StepControl
 from cotflow.flows.keeper import Keeper
 from cotflow.flows.method import Method
-from cotflow.flows.numbers import Number, shown
 from cotflow.flows.record import FlowRecord, Observer, Recorded, Snapshot
 from cotflow.flows.runge_kutta import EULER
 from cotflow.flows.schedule import schedule
 from cotflow.flows.state import FlowState
 from cotflow.flows.velocity import Clip, DivergenceError, NotFiniteError, VelocityField
+from cotflow.network.numbers import Number, shown
 from cotflow.network.residual import ResidualNet
 from cotflow.network.weights import Weights
 

@@ -12,8 +12,8 @@ import torch
 from cotflow.flows.adaptive import AdaptiveStep
 from cotflow.flows.control import StepControl
 from cotflow.flows.fixed import FixedStep
-from cotflow.flows.numbers import Number, real, shown, whole
 from cotflow.flows.state import FlowState
+from cotflow.network.numbers import Number, real, shown, whole
 from cotflow.network.weights import Weights
 
 # Two times are one if they differ by less than this part of a step; of controlled steps, which

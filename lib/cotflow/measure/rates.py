@@ -10,6 +10,8 @@ from numpy.typing import ArrayLike
 from scipy.special import stdtrit
 from torch import Tensor
 
+from cotflow.network.numbers import real, shown
+
 
 class Measured(TypedDict):
     """A number with its interval, and what the interval is, ready to be passed on by keyword."""
@@ -55,8 +57,9 @@ class Slope:
 
     def fitted(self, x: ArrayLike) -> np.ndarray:
         """e^intercept · x^slope."""
-        values: np.ndarray = np.exp(self.intercept) * np.asarray(x, dtype=float) ** self.slope
-        return values
+        with np.errstate(all="ignore"):
+            values: np.ndarray = np.exp(self.intercept) * _real("slope", x) ** self.slope
+        return _finite("slope: the fitted line", values, 0)
 
 
 def span(
@@ -85,10 +88,18 @@ def span(
 
 
 def _real(what: str, values: ArrayLike) -> np.ndarray:
-    found = np.asarray(values)
+    try:
+        found = np.asarray(values)
+    except (ValueError, TypeError, RuntimeError):  # of other lengths, or without values
+        raise ValueError(
+            f"{what}: expected rows of real numbers, received {shown(values)}"
+        ) from None
     if found.dtype.kind not in "buifO":
         raise ValueError(f"{what}: expected real numbers, received {found.dtype}")
-    return np.asarray(found, dtype=float)
+    try:
+        return np.asarray(found, dtype=float)
+    except (ValueError, TypeError, OverflowError):
+        raise ValueError(f"{what}: expected real numbers, received {shown(values)}") from None
 
 
 def _finite(what: str, values: ArrayLike, least: int) -> np.ndarray:
@@ -108,8 +119,7 @@ def _finite(what: str, values: ArrayLike, least: int) -> np.ndarray:
 
 
 def _require_confidence(what: str, confidence: float) -> None:
-    if not 0.0 < confidence < 1.0:
-        raise ValueError(f"{what}: expected 0 < confidence < 1, received {confidence}")
+    real(confidence, f"{what}: expected 0 < confidence < 1", lambda c: 0.0 < c < 1.0)
 
 
 def mean_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[float, float, float]:

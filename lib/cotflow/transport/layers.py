@@ -6,6 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cotflow.network.checks import require_values
+from cotflow.network.numbers import shown
+
 Masses = tuple[Float[Tensor, "*runs L m"], Float[Tensor, "*runs L m2"]]
 
 
@@ -16,6 +19,8 @@ def require_layers(
 
     Masses are finite, ≥ 0 and of sum 1 in every layer, up to a rounding m·ε of their own precision.
     """
+    for family in (mu, nu):
+        require_values(family, f"{what}: expected two families of atoms as torch tensors")
     if mu.ndim < 3 or mu.shape[:-2] != nu.shape[:-2] or mu.shape[-1] != nu.shape[-1]:
         raise ValueError(
             f"{what}: expected two families with the same runs, layers and particle "
@@ -24,12 +29,18 @@ def require_layers(
     for family in (mu, nu):
         require_atoms(family, what)
     if masses is not None:
+        expected = f"{what}: expected masses as two torch tensors"
+        if not isinstance(masses, tuple | list) or len(masses) != 2:
+            raise TypeError(f"{expected}, received {shown(masses)}")
+        for mass in masses:
+            require_values(mass, expected)
         for family, mass in zip((mu, nu), masses, strict=True):
             _require_masses(family, mass, what)
 
 
 def require_atoms(family: Tensor, what: str) -> None:
     """A family of shape (*runs, L, m, p), none of them 0, of real and finite numbers."""
+    require_values(family, f"{what}: expected a family of atoms as a torch tensor")
     if family.ndim < 3 or 0 in family.shape:
         raise ValueError(
             f"{what}: expected atoms of shape (*runs, L, m, p), at least one of each, received "
