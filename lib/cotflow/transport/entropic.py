@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cotflow.flows.numbers import positive, real, whole
 from cotflow.transport.layers import require_layers
 
 
@@ -65,13 +66,11 @@ def entropic_distance(
     tensor([4., 4.])
     """
     require_layers(mu, nu, what="entropic distance")
-    if not (epsilon > 0 and math.isfinite(epsilon)):
-        raise ValueError(f"entropic distance: expected a finite epsilon > 0, received {epsilon}")
-    if not (0.0 < tolerance < 1.0 and max_iterations >= 1):
-        raise ValueError(
-            "entropic distance: expected 0 < tolerance < 1 and max_iterations ≥ 1, received "
-            f"{tolerance} and {max_iterations}"
-        )
+    epsilon = real(epsilon, "entropic distance: expected a finite epsilon > 0", positive)
+    tolerance = real(
+        tolerance, "entropic distance: expected 0 < tolerance < 1", lambda t: 0.0 < t < 1.0
+    )
+    max_iterations = whole(max_iterations, "entropic distance: expected max_iterations ≥ 1", 1)
     cost, *within = (_cost(a, b) for a, b in ((mu, nu), (mu, mu), (nu, nu)))
     _require_resolved((cost, *within), epsilon, tolerance)
     f, g, iterations = _potentials(cost, epsilon, tolerance, max_iterations)

@@ -16,7 +16,13 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from cotflow.network.weights import Weights
-from cotflow.transport.layers import Masses, require_atoms, require_layers, root_of_squares
+from cotflow.transport.layers import (
+    Masses,
+    require_atoms,
+    require_layers,
+    require_one_place,
+    root_of_squares,
+)
 from cotflow.transport.simplex import optimal_plan
 
 
@@ -185,6 +191,7 @@ def product_distance(mu: Float[Tensor, "L m p"], nu: Float[Tensor, "L2 m2 p"]) -
             "received "
             f"shapes {tuple(mu.shape)} and {tuple(nu.shape)}"
         )
+    require_one_place(mu, nu, "product distance")
     for family in (mu, nu):
         require_atoms(family, "product distance")
     first, second = (on_product(family.detach().to("cpu", torch.float64)) for family in (mu, nu))

@@ -12,7 +12,7 @@ Masses = tuple[Float[Tensor, "*runs L m"], Float[Tensor, "*runs L m2"]]
 def require_layers(
     mu: Tensor, nu: Tensor, masses: Masses | None = None, *, what: str = "conditional distance"
 ) -> None:
-    """Two families of the same runs, layers and Ω, none of them empty, all numbers finite.
+    """Two families of the same runs, layers, Ω and device, none empty, all numbers finite.
 
     Masses are finite, ≥ 0 and of sum 1 in every layer, up to a rounding m·ε of their own precision.
     """
@@ -21,11 +21,21 @@ def require_layers(
             f"{what}: expected two families with the same runs, layers and particle "
             f"dimension, received shapes {tuple(mu.shape)} and {tuple(nu.shape)}"
         )
+    require_one_place(mu, nu, what)
     for family in (mu, nu):
         require_atoms(family, what)
     if masses is not None:
         for family, mass in zip((mu, nu), masses, strict=True):
             _require_masses(family, mass, what)
+
+
+def require_one_place(mu: Tensor, nu: Tensor, what: str) -> None:
+    """Both on one device, which holds numbers."""
+    if mu.device != nu.device or mu.is_meta:
+        raise ValueError(
+            f"{what}: expected two families of numbers on one device, received {mu.device} and "
+            f"{nu.device}"
+        )
 
 
 def require_atoms(family: Tensor, what: str) -> None:
