@@ -9,6 +9,25 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+
+def require_numbers(values: Tensor, what: str, name: str) -> None:
+    """Refuse what is not real, not finite, or without an entry."""
+    if not values.is_floating_point() or values.is_meta:
+        where = " without values" if values.is_meta else ""
+        kind = str(values.dtype).removeprefix("torch.")
+        raise ValueError(f"{what}: expected real floating-point {name}, received {kind}{where}")
+    if not values.numel():
+        raise ValueError(
+            f"{what}: expected {name}, at least one, received shape {tuple(values.shape)}"
+        )
+    wrong = ~torch.isfinite(values)
+    if bool(wrong.any()):
+        raise ValueError(
+            f"{what}: expected finite {name}, received {int(wrong.sum())} that are not among "
+            f"{values.numel()}"
+        )
+
+
 # Not Self, which jaxtyping cannot check.
 T = TypeVar("T", bound="Tensors")
 

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cotflow.network.memory import add
-from cotflow.network.tensors import Tensors
+from cotflow.network.tensors import Tensors, require_numbers
 
 # The parameters that have a layer axis.
 LAYERED = ("V", "W", "b")
@@ -85,6 +85,19 @@ class Weights(Tensors):
         return replace(
             self, **{name: add(getattr(self, name), v, step) for name, v in velocity.items()}
         )
+
+
+def require_finite(what: str, weights: Weights, x: Tensor | None = None) -> None:
+    """Refuse weights, or inputs x of theirs, (*runs, n, d), that are no finite real numbers."""
+    for name, value in weights.tensors().items():
+        require_numbers(value, what, f"entries of {name}")
+    if x is not None:
+        if x.ndim < 2 or x.shape[-1] != weights.A.shape[-1]:
+            raise ValueError(
+                f"{what}: expected x of shape (*runs, n, {weights.A.shape[-1]}), received "
+                f"{tuple(x.shape)}"
+            )
+        require_numbers(x, what, "entries of x")
 
 
 def stack(runs: Sequence[Weights]) -> Weights:

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cotflow.network.tensors import require_numbers
+
 Masses = tuple[Float[Tensor, "*runs L m"], Float[Tensor, "*runs L m2"]]
 
 
@@ -45,20 +47,7 @@ def require_atoms(family: Tensor, what: str) -> None:
             f"{what}: expected atoms of shape (*runs, L, m, p), at least one of each, received "
             f"shape {tuple(family.shape)}"
         )
-    _require_numbers(family, "atoms", what)
-
-
-def _require_numbers(values: Tensor, name: str, what: str) -> None:
-    if not values.is_floating_point():
-        raise ValueError(
-            f"{what}: expected real floating-point {name}, received {_short(values.dtype)}"
-        )
-    wrong = ~torch.isfinite(values)
-    if bool(wrong.any()):
-        raise ValueError(
-            f"{what}: expected finite {name}, received {int(wrong.sum())} that are not among "
-            f"{values.numel()}"
-        )
+    require_numbers(family, what, "atoms")
 
 
 def _require_masses(family: Tensor, mass: Tensor, what: str) -> None:
@@ -67,7 +56,7 @@ def _require_masses(family: Tensor, mass: Tensor, what: str) -> None:
             f"{what}: expected masses of shape {tuple(family.shape[:-1])}, one an atom, received "
             f"{tuple(mass.shape)}"
         )
-    _require_numbers(mass, "masses", what)
+    require_numbers(mass, what, "masses")
     if bool((mass < 0).any()):
         raise ValueError(f"{what}: expected masses ≥ 0, received {float(mass.min()):.3g}")
     sums = mass.detach().to("cpu", torch.float64).sum(-1)
@@ -77,10 +66,6 @@ def _require_masses(family: Tensor, mass: Tensor, what: str) -> None:
             f"{what}: expected masses of sum 1 in every layer, received a layer of sum "
             f"{float(sums.flatten()[off.argmax()]):.10g}"
         )
-
-
-def _short(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def power_of_two(values: Tensor, axes: tuple[int, ...]) -> Tensor:
