@@ -116,7 +116,7 @@ PRINTED_EXPONENT = 3.0 / 64.0
 
 def feature_failure(
     samples: int,
-    width: int,
+    width: float,
     coefficient: float,
     bound: float,
     exponent: float = PRINTED_EXPONENT,
@@ -127,9 +127,9 @@ def feature_failure(
     (:data:`FEATURE_EXPONENT`), and 9/128 in its simplest form. Void (n) for unbounded σ.
     """
     samples = whole(samples, "[M] Lemma 21: expected samples ≥ 1", 1)
-    width = whole(width, "[M] Lemma 21: expected a width ≥ 1", 1)
-    bound = real(bound, "[M] Lemma 21: expected a bound of σ > 0", lambda v: v > 0.0)
-    coefficient = real(coefficient, "[M] Lemma 21: expected a finite coefficient")
+    real(width, "[M] Lemma 21: expected a width ≥ 1", lambda m: 1.0 <= m < math.inf)
+    real(bound, "[M] Lemma 21: expected a bound of σ > 0", lambda v: v > 0.0)
+    real(coefficient, "[M] Lemma 21: expected a finite coefficient")
     return samples * math.exp(-exponent * width * coefficient**2 / (bound**2 * samples))
 
 
