@@ -116,7 +116,7 @@ PRINTED_EXPONENT = 3.0 / 64.0
 
 def feature_failure(
     samples: int,
-    width: float,
+    width: int | float,
     coefficient: float,
     bound: float,
     exponent: float = PRINTED_EXPONENT,
