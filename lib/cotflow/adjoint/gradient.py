@@ -70,8 +70,8 @@ def gradient(
 
     Raises
     ------
-    TypeError, ValueError : arguments that do not fit together; what, and what was expected.
-    ArithmeticError : the loss or the squared slope is not a number of their precision.
+    TypeError, ValueError : arguments that do not fit together, what and what was expected; or a
+        loss or a squared slope beyond the range of their precision.
 
     Source: [M] §3 and appendix; the printed backward recurrence there lacks a transpose.
 
@@ -82,8 +82,8 @@ def gradient(
     (torch.Size([4, 16, 64]), torch.Size([5, 50, 16]))
     """
     found = evaluated(net, weights, x, y, backend=backend, segment=segment)
-    if not (found.loss.is_meta or _is_finite(found)):
-        raise ArithmeticError(
+    if not _is_finite(found):
+        raise ValueError(
             "gradient: expected a loss and a squared slope within the range of "
             f"{str(found.loss.dtype).removeprefix('torch.')}, received "
             f"{found.loss.abs().max():.3g} and {found.slope_squared.max():.3g}"
@@ -92,7 +92,10 @@ def gradient(
 
 
 def _is_finite(found: Gradient) -> bool:
-    """One look in most cases: a sum of finite numbers may be infinite, but not the other way."""
+    """One look in most cases: a sum of finite numbers may be infinite, but not the other way.
+    Tensors without numbers, as those of a mode that only traces, are taken as they are."""
+    if type(found.loss) is not Tensor or found.loss.is_meta:
+        return True
     if math.isfinite(float((found.loss + found.slope_squared).sum())):
         return True
     both = torch.stack([found.loss, found.slope_squared])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -13,7 +12,7 @@ from cotflow.flows.adaptive import AdaptiveStep
 from cotflow.flows.control import StepControl
 from cotflow.flows.fixed import FixedStep
 from cotflow.flows.state import FlowState
-from cotflow.network.numbers import Number, real, shown, whole
+from cotflow.network.numbers import Number, positive, real, shown, whole
 from cotflow.network.weights import Weights
 
 # Two times are one if they differ by less than this part of a step; of controlled steps, which
@@ -56,7 +55,7 @@ def schedule(
 ) -> Schedule:
     """The plan of a flow with these arguments, which may be numbers of NumPy and of torch."""
     if step is not None and tolerance is None:
-        step = real(step, "flow: expected a finite step > 0", lambda s: 0 < s < math.inf)
+        step = real(step, "flow: expected a finite step > 0", positive)
         horizon, every, times = checked(horizon, every, times, fixed=True)
         return fixed_steps(step, horizon, every, times)
     if tolerance is not None and step is None:
@@ -82,7 +81,7 @@ def checked(
     horizon: Number, every: Number, times: Iterable[Number] | None, *, fixed: bool
 ) -> tuple[float, int, list[float] | None]:
     """The three as plain numbers."""
-    horizon = real(horizon, "flow: expected a finite horizon > 0", lambda t: 0 < t < math.inf)
+    horizon = real(horizon, "flow: expected a finite horizon > 0", positive)
     every = whole(every, "flow: expected every ≥ 1", 1)
     if every > 1 and (times is not None or not fixed):
         raise ValueError("flow: every counts fixed steps; give either every or times")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cotflow.network.checks import require_dtype, require_kind, shape_of
-from cotflow.network.numbers import real, whole
+from cotflow.network.numbers import positive, real, whole
 from cotflow.network.weights import Weights
 
 
@@ -159,8 +158,7 @@ class GaussianPath:
         *,
         dtype: torch.dtype = torch.float64,
     ):
-        expected = "smooth law: expected a lengthscale > 0"
-        lengthscale = real(lengthscale, expected, lambda scale: 0.0 < scale < math.inf)
+        lengthscale = real(lengthscale, "smooth law: expected a lengthscale > 0", positive)
         self.lengthscale = lengthscale
         self.dtype = dtype
         device = generator.device

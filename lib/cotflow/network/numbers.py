@@ -32,6 +32,11 @@ def shown(value: object) -> str:
     return " ".join(reprlib.repr(value).split())
 
 
+def positive(number: float) -> bool:
+    """Whether it is finite and > 0."""
+    return 0.0 < number < math.inf
+
+
 def real(value: object, expected: str, valid: Callable[[float], bool] = math.isfinite) -> float:
     """``value`` as a float.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict, Unpack
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from cotflow.network.activations import GELU, Activation
 from cotflow.network.checks import require_kind
-from cotflow.network.numbers import real, shown
+from cotflow.network.numbers import positive, real, shown
 from cotflow.network.weights import LAYERED, Weights, require_fit
 
 WIDTH_SCALINGS, INPUT_SCALINGS = ("sqrt", "mean", "none"), ("sqrt", "none")
@@ -21,7 +20,7 @@ METRICS = ("layer", "particle")
 
 
 def _positive(name: str, value: object) -> float:
-    return real(value, f"network: expected a finite {name} > 0", lambda v: 0.0 < v < math.inf)
+    return real(value, f"network: expected a finite {name} > 0", positive)
 
 
 def _list(name: str, names: Any) -> list[object]:

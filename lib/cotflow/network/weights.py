@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cotflow.network.checks import require_kind, require_tensor, require_values
+from cotflow.network.checks import require_kind, require_tensor
 from cotflow.network.memory import add
-from cotflow.network.tensors import Tensors
+from cotflow.network.tensors import Tensors, require_numbers
 
 # The parameters that have a layer axis.
 LAYERED = ("V", "W", "b")
@@ -99,11 +99,9 @@ class Weights(Tensors):
         )
 
 
-def require_fit(
-    what: str, weights: Weights, x: Tensor, y: Tensor | None = None, *, values: bool = False
-) -> None:
+def require_fit(what: str, weights: Weights, x: Tensor, y: Tensor | None = None) -> None:
     """x of shape (*data, n, d) and y of shape (*data, n, d′), whose run axes and those of the
-    weights fit together; with ``values`` all of them can be looked at.
+    weights fit together.
 
     Raises
     ------
@@ -112,8 +110,7 @@ def require_fit(
     require_kind(weights, Weights, f"{what}: expected cotflow.Weights")
     named = weights.tensors() | {"x": x} | ({} if y is None else {"y": y})
     for name, value in named.items():
-        check = require_values if values else require_tensor
-        check(value, f"{what}: expected a torch tensor for {name}")
+        require_tensor(value, f"{what}: expected a torch tensor for {name}")
     d, dy = weights.A.shape[-1], weights.B.shape[-2]
     fits = x.ndim > 1 and x.shape[-1] == d
     if y is not None:
@@ -128,6 +125,21 @@ def require_fit(
             f"{what}: expected x (*runs, n, {d}) and y (*runs, n, {dy}) with runs that fit "
             f"together, received {shapes}"
         )
+
+
+def require_finite(what: str, weights: Weights, x: Tensor | None = None) -> None:
+    """Refuse weights, or inputs x of theirs, (*runs, n, d), that are no finite real numbers."""
+    require_kind(weights, Weights, f"{what}: expected cotflow.Weights")
+    for name, value in weights.tensors().items():
+        require_numbers(value, what, f"entries of {name}")
+    if x is not None:
+        require_tensor(x, f"{what}: expected a torch tensor for x")
+        if x.ndim < 2 or x.shape[-1] != weights.A.shape[-1]:
+            raise ValueError(
+                f"{what}: expected x of shape (*runs, n, {weights.A.shape[-1]}), received "
+                f"{tuple(x.shape)}"
+            )
+        require_numbers(x, what, "entries of x")
 
 
 def stack(runs: Sequence[Weights]) -> Weights:

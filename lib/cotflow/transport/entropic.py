@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cotflow.network.numbers import real, whole
+from cotflow.network.numbers import positive, real, whole
 from cotflow.transport.layers import require_layers
 
 
@@ -66,11 +66,11 @@ def entropic_distance(
     tensor([4., 4.])
     """
     require_layers(mu, nu, what="entropic distance")
-    expected = "entropic distance: expected a finite epsilon > 0"
-    epsilon = real(epsilon, expected, lambda e: 0.0 < e < math.inf)
-    expected = "entropic distance: expected 0 < tolerance < 1 and max_iterations ≥ 1"
-    tolerance = real(tolerance, expected, lambda t: 0.0 < t < 1.0)
-    max_iterations = whole(max_iterations, expected, 1)
+    epsilon = real(epsilon, "entropic distance: expected a finite epsilon > 0", positive)
+    tolerance = real(
+        tolerance, "entropic distance: expected 0 < tolerance < 1", lambda t: 0.0 < t < 1.0
+    )
+    max_iterations = whole(max_iterations, "entropic distance: expected max_iterations ≥ 1", 1)
     cost, *within = (_cost(a, b) for a, b in ((mu, nu), (mu, mu), (nu, nu)))
     _require_resolved((cost, *within), epsilon, tolerance)
     f, g, iterations = _potentials(cost, epsilon, tolerance, max_iterations)
