@@ -78,12 +78,16 @@ class Draws:
             lambda: t.to(self.one(*REAL)),
             lambda: t.to("meta"),
             lambda: t.to_sparse() if t.ndim else t,
-            lambda: t.detach().resolve_neg().numpy() if t.dtype != torch.bfloat16 else t.tolist(),
+            lambda: (
+                t.detach().resolve_conj().resolve_neg().numpy()
+                if t.dtype != torch.bfloat16
+                else t.tolist()
+            ),
             lambda: t.tolist(),
             lambda: t[None],
             lambda: t.expand(0, *t.shape),
             lambda: t.expand(2, *t.shape),
-            lambda: t[0] if t.ndim else t,
+            lambda: t[0] if len(t.shape) and len(t) else t,
             lambda: t.sum(),
             lambda: t.flatten(),
             lambda: t.mT if t.ndim > 1 else t,

@@ -117,7 +117,7 @@ def layer_kernels(
 
 
 def _tau(tau: object) -> float:
-    return real(tau, "features: expected a finite tau ≥ 0", lambda t: 0.0 <= t < math.inf)
+    return real(tau, "features: expected 0 ≤ tau ≤ 1e150", lambda t: 0.0 <= t <= 1e150)
 
 
 def kernel_gaussian_cos(x: Float[Tensor, "n d"], tau: float) -> Float[Tensor, "n n"]:

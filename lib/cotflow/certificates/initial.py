@@ -13,7 +13,7 @@ from torch import Tensor
 from cotflow.certificates.features import Forward, exact, forward, length
 from cotflow.certificates.hypotheses import require_data
 from cotflow.certificates.norms import data_norm, feature_norms
-from cotflow.certificates.rounding import BEYOND, Reals, down, radii, up
+from cotflow.certificates.rounding import BEYOND, Reals, down, one_radius, radii, up
 from cotflow.certificates.slope import output_constant
 from cotflow.network.checks import require_kind
 from cotflow.network.residual import ResidualNet
@@ -89,6 +89,7 @@ class InitialBall:
 
     def obstacle(self, radius: float) -> str:
         """Why √m(R) = 0, or nothing."""
+        radius = one_radius(radius)
         kernel = math.sqrt(self.feature_eigenvalue) - float(self.kernel_loss(radius))
         if kernel <= 0.0:
             return f"at radius R = {radius:.4g} the bound √λ_R = {kernel:.4g} is ≤ 0"
@@ -101,6 +102,7 @@ class InitialBall:
 
     def explicit_obstacle(self, radius: float) -> str:
         """Why m(R) = 0, or nothing."""
+        radius = one_radius(radius)
         kernel = float(self.explicit_eigenvalue(radius))
         return (
             f"at radius R = {radius:.4g} the bound λ_R = {kernel:.4g} is ≤ 0" if kernel <= 0 else ""

@@ -7,7 +7,7 @@ from typing import TypeVar
 import numpy as np
 from torch import Tensor
 
-from cotflow.network.numbers import shown
+from cotflow.network.numbers import real, shown
 
 UNIT = 2.0**-53
 # Below it products of a few numbers underflow, which the roundings here leave out.
@@ -33,6 +33,11 @@ def radii(radius: Reals) -> np.ndarray:
     if not bool(((found >= 0.0) & (found < np.inf)).all()):
         raise ValueError(f"ball: expected finite radii R ≥ 0, received {shown(radius)}")
     return found
+
+
+def one_radius(radius: object) -> float:
+    """The same for a single one."""
+    return real(radius, "ball: expected a finite radius R ≥ 0", lambda r: 0.0 <= r < np.inf)
 
 
 def gamma(operations: int) -> float:

@@ -12,7 +12,7 @@ from torch import Tensor
 from cotflow.certificates.features import Forward, exact, forward
 from cotflow.certificates.hypotheses import require_data
 from cotflow.certificates.norms import data_norm, feature_norms
-from cotflow.certificates.rounding import BEYOND, Reals, down, radii, up
+from cotflow.certificates.rounding import BEYOND, Reals, down, one_radius, radii, up
 from cotflow.certificates.slope import output_constant
 from cotflow.network.checks import require_kind
 from cotflow.network.residual import ResidualNet
@@ -93,6 +93,7 @@ class RunningBall:
 
     def obstacle(self, radius: float) -> str:
         """Why √m(R) = 0, or nothing."""
+        radius = one_radius(radius)
         kernel = math.sqrt(self.feature_eigenvalue) - float(self.kernel_loss(radius))
         if self.steepest(radius) >= 1.0:
             return (

@@ -19,6 +19,7 @@ from cotflow.flows.runge_kutta import EULER
 from cotflow.flows.schedule import schedule
 from cotflow.flows.state import FlowState
 from cotflow.flows.velocity import Clip, DivergenceError, NotFiniteError, VelocityField
+from cotflow.network.checks import require_tensor
 from cotflow.network.numbers import Number, shown
 from cotflow.network.residual import ResidualNet
 from cotflow.network.weights import Weights
@@ -87,6 +88,7 @@ def begun(weights: Weights, x: Tensor, y: Tensor) -> Weights:
         particle or no sample.
     """
     for name, value in (weights.tensors() | {"x": x, "y": y}).items():
+        require_tensor(value, f"flow: expected a torch tensor for {name}")
         if value.numel() == 0:
             raise ValueError(
                 "flow: expected at least one run, layer, particle and sample, received "

@@ -12,6 +12,7 @@ from cotflow.flows.adaptive import AdaptiveStep
 from cotflow.flows.control import StepControl
 from cotflow.flows.fixed import FixedStep
 from cotflow.flows.state import FlowState
+from cotflow.network.checks import require_kind
 from cotflow.network.numbers import Number, positive, real, shown, whole
 from cotflow.network.weights import Weights
 
@@ -54,9 +55,11 @@ def schedule(
     times: Iterable[Number] | None,
 ) -> Schedule:
     """The plan of a flow with these arguments, which may be numbers of NumPy and of torch."""
+    require_kind(weights, Weights, "flow: expected cotflow.Weights")
     if step is not None and tolerance is None:
         step = real(step, "flow: expected a finite step > 0", positive)
         horizon, every, times = checked(horizon, every, times, fixed=True)
+        _require_range(weights, max(step, horizon))
         return fixed_steps(step, horizon, every, times)
     if tolerance is not None and step is None:
         if not weights.V.dtype.is_floating_point and not weights.V.dtype.is_complex:
@@ -70,11 +73,22 @@ def schedule(
             lambda t: least <= t < 1.0,
         )
         horizon, every, times = checked(horizon, every, times, fixed=False)
+        _require_range(weights, horizon)
         return controlled_steps(tolerance, horizon, times)
     raise ValueError(
         "flow: expected either a step or a tolerance, received "
         + ("neither" if step is None else "both")
     )
+
+
+def _require_range(weights: Weights, time: float) -> None:
+    """A time that the weights' precision has a number for."""
+    dtype = weights.V.dtype
+    if dtype.is_floating_point and time > torch.finfo(dtype).max:
+        raise ValueError(
+            f"flow: expected times within the range of {str(dtype).removeprefix('torch.')}, "
+            f"received {time:g}"
+        )
 
 
 def checked(

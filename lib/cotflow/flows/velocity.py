@@ -23,7 +23,7 @@ class DivergenceError(ArithmeticError):
 
 
 class NotFiniteError(ArithmeticError):
-    """The loss is no number, or beyond all use, at some weights; carries the sentence about it."""
+    """The loss or the stiffness is no number, or beyond all use, at some weights; says which."""
 
 
 @dataclass(frozen=True)

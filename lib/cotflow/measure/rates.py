@@ -118,8 +118,8 @@ def _finite(what: str, values: ArrayLike, least: int) -> np.ndarray:
     return found
 
 
-def _require_confidence(what: str, confidence: float) -> None:
-    real(confidence, f"{what}: expected 0 < confidence < 1", lambda c: 0.0 < c < 1.0)
+def _confidence(what: str, confidence: float) -> float:
+    return real(confidence, f"{what}: expected 0 < confidence < 1", lambda c: 0.0 < c < 1.0)
 
 
 def mean_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[float, float, float]:
@@ -127,7 +127,7 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[float, f
     values = _finite("interval", values, 2)
     if values.size != max(values.shape):
         raise ValueError(f"interval: expected one row of values, received shape {values.shape}")
-    _require_confidence("interval", confidence)
+    confidence = _confidence("interval", confidence)
     error = values.std(ddof=1) / np.sqrt(values.size)
     half = stdtrit(values.size - 1, 0.5 + confidence / 2) * error
     return float(values.mean()), float(values.mean() - half), float(values.mean() + half)
@@ -155,7 +155,7 @@ def loglog_slope(x: ArrayLike, y: ArrayLike, confidence: float = 0.95) -> Slope:
         )
     if not (np.isfinite(x).all() and np.isfinite(y).all() and (x > 0).all() and (y > 0).all()):
         raise ValueError("slope: expected positive finite numbers; logarithms were asked for")
-    _require_confidence("slope", confidence)
+    confidence = _confidence("slope", confidence)
     if (np.log(x) == np.log(x[0])).all():
         raise ValueError(f"slope: expected at least 2 different x, received {x[0]} alone")
     centred, logs = np.log(x) - np.log(x).mean(), np.log(y)

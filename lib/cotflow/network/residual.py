@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cotflow.network.activations import GELU, Activation
-from cotflow.network.checks import require_kind
+from cotflow.network.checks import require_kind, require_tensor
 from cotflow.network.numbers import positive, real, shown
 from cotflow.network.weights import LAYERED, Weights, require_fit
 
@@ -144,6 +144,7 @@ class ResidualNet:
         self, weights: Weights, x: Float[Tensor, "*data n d"], y: Float[Tensor, "*data n dy"]
     ) -> Float[Tensor, "*batch"]:
         """ℓ, one number a run."""
+        require_tensor(y, "network: expected a torch tensor for y")
         _require_data(weights, x, y)
         return self.loss_factor * (self(weights, x) - y).square().sum(-1).mean(-1)
 
