@@ -155,7 +155,8 @@ def perform(area: str, seed: int, start: int, stop: int) -> None:
                 end, said = inputs.ended(name, d)
             except Enough:
                 end, said = "stopped", f"after {ENOUGH:g} s of processor time"
-            signal.setitimer(signal.ITIMER_PROF, 0.0)
+            finally:
+                signal.setitimer(signal.ITIMER_PROF, 0.0)
             report.write(json.dumps([index, name, end, said]) + "\n")
 
 
