@@ -19,6 +19,9 @@ FITS := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < 
 # Of the front page, which is written last: a book without it is not whole.
 ADDRESS := import pathlib; print(pathlib.Path("$(PAGE)").absolute().as_uri())
 
+# Python's files and messages are UTF-8 whatever the machine's language.
+export PYTHONUTF8 := 1
+
 .PHONY: help book pdf lint quick test notebooks bench audit lock release hooks setup clean
 
 help:
