@@ -4,6 +4,7 @@ import json
 import math
 import os
 import shutil
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,12 +28,23 @@ NASTY = (
         "{a: 1, a: 2}",
     ),
 )
-SPEAKING = ("\x1b]0;x\x07", "\x1b[2J", "<img src=x onerror=a>", "=1+1", "‮", "\udc80", "a\0b", "\r")
+SPEAKING = (
+    "\x1b]0;x\x07",
+    "\x1b[2J",
+    "<img src=x onerror=a>",
+    "=1+1",
+    "\u202e",
+    "\udc80",
+    "a\0b",
+    "\r",
+)
 WORDS = (
     *("tiny-rate", "full", "book", ".", "-p", "seed", "3", "depths", "[2]", "--profile", "quick"),
     *("--cores", "--retry", "--help", "--check", "-o", "sweep.yml", "/proc/nowhere", "x" * 300),
     *("-p", "--only", "--title", "--after", "0", "-1", "1e400", "~nobody/x", "..", "_toc.yml", ""),
 )
+# What moves, colours or reorders the text of a terminal.
+UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
 COMMANDS = ("run", "sweep", "list", "parameters", "ledger", "diff", "lit", "bibliography", "new")
 
 
@@ -221,7 +233,7 @@ def judged(root: Path, words: list[str]) -> tuple[str, str]:
         return "traceback", f"exit {done.exit_code}: {said} {words}"
     if done.exit_code and not said:
         return "no sentence", f"exit {done.exit_code} {words}"
-    if not all(c.isprintable() or c in "\n\t" for c in done.output):
+    if any(unicodedata.category(c) in UNSEEN and c not in "\n\t\u2060" for c in done.output):
         return "no sentence", f"it speaks to the terminal: {said!r} {words}"
     if done.exit_code == 2 and tree(root) != before:
         return "believed", f"refused, but something was written: {said} {words}"

@@ -1,4 +1,4 @@
-"""What lies on disk: checkpoints, kernels, records, ledgers, notebooks, cut off and written over."""
+"""Files that were cut off or written over: checkpoints, kernels, records, ledgers, notebooks."""
 
 import functools
 import json

@@ -10,6 +10,7 @@ from pybtex.database import BibliographyDataError, Entry, parse_file
 from pybtex.exceptions import PybtexError
 
 from cotbook.errors import BadInput
+from cotbook.run.text import read
 
 CITATION = re.compile(r"\{cite(?::\w+)?\}`([^`]+)`")
 LEADS = ("doi", "url", "eprint")
@@ -29,7 +30,7 @@ def complaints(root: Path) -> list[str]:
         raise BadInput(f"{path}: {error}") from None
     cited, found = set(), []
     for page in sorted((root / "book").rglob("*.md")):
-        text = page.read_text(encoding="utf-8")
+        text = read(page)
         keys = [key.strip() for group in CITATION.findall(text) for key in group.split(",")]
         missing = sorted({key for key in keys if key not in entries})
         found += [f"{page.name}: no entry for the citation {key!r}" for key in missing]
