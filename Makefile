@@ -16,6 +16,12 @@ PDF := _build/cotflow.pdf
 PYTHONS := $(or $(PYTHON),python3.14 python3.13 python3.12 python3.11 python3 python)
 FITS := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 15))
 
+# Of the front page, which is written last: a book without it is not whole.
+ADDRESS := import pathlib; print(pathlib.Path("$(PAGE)").absolute().as_uri())
+
+# Python's files and messages are UTF-8 whatever the machine's language.
+export PYTHONUTF8 := 1
+
 .PHONY: help book pdf lint quick test notebooks bench audit lock release hooks setup clean
 
 help:
@@ -43,16 +49,16 @@ book: setup
 	@echo "[3/3] Building the book: chapters whose code or library changed are executed side by side."
 	@mkdir -p _build; exec 9> _build/.lock; \
 	  if command -v flock >/dev/null && ! flock -n 9; then \
-	    echo "Another make book is at work in $(CURDIR): wait for its end." >&2; exit 1; \
+	    echo "Another make book is at work in $$PWD: wait for its end." >&2; exit 1; \
 	  fi; \
 	  rm -rf _build/.doctrees _build/html; \
 	  ended() { rm -rf _build/html; echo "Interrupted: no half-built book was left behind." >&2; exit "$$1"; }; \
 	  trap 'ended 129' HUP; trap 'ended 130' INT; trap 'ended 143' TERM; \
-	  $(BIN)/jupyter-book build . -W -n --keep-going
+	  $(BIN)/jupyter-book build . -W -n --keep-going || { code=$$?; [ $$code -le 128 ] || ended $$code; exit $$code; }
 	@test -f $(PAGE)
 	@echo
-	@echo "The book is $(CURDIR)/$(PAGE)"
-	@echo "To open it: $(BIN)/python -m webbrowser file://$(CURDIR)/$(PAGE)"
+	@echo "The book is $$PWD/$(PAGE)"
+	@echo "To open it: $(BIN)/python -m webbrowser $$($(BIN)/python -c '$(ADDRESS)')"
 
 # The browser is looked for first: the book takes minutes.
 pdf: setup
@@ -60,7 +66,7 @@ pdf: setup
 	@$(MAKE) --no-print-directory book
 	@echo "Printing $(PDF); this takes a minute or two."
 	@$(BIN)/python -m cotbook.keep.pdf _build/html $(PDF)
-	@echo "The PDF is $(CURDIR)/$(PDF)"
+	@echo "The PDF is $$PWD/$(PDF)"
 
 lint: setup
 	@echo "[3/4] Checking the sources."
@@ -109,6 +115,7 @@ setup: .venv/installed
 .venv/upkeep: .venv/installed
 	@echo "Installing the tools of upkeep."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c requirements.txt -e '.[upkeep]'
+	@$(BIN)/python -m cotbook.keep.scripts
 	@touch $@
 
 .venv/bin/python:
@@ -129,6 +136,7 @@ setup: .venv/installed
 	@echo "[2/3] Installing the locked packages and the library; the first time takes some minutes."
 	@$(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) -c requirements.txt -e '.[book,sweep,test]' \
 	  | sed -n -e 's/^Collecting \([^ ]*\).*/      \1/p' -e 's/^Installing collected packages.*/      unpacking/p'
+	@$(BIN)/python -m cotbook.keep.scripts
 	@touch $@
 
 clean:

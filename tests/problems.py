@@ -2,10 +2,19 @@
 
 import math
 
+import pytest
 import torch
 from hypothesis import strategies as st
 
+from cotflow.adjoint import compiled
 from cotflow.network.weights import Weights
+
+try:
+    compiled.compiler()
+    MISSING = None
+except compiled.CompilerMissing as error:
+    MISSING = str(error)
+with_compiler = pytest.mark.skipif(MISSING is not None, reason=f"no compiled step: {MISSING}")
 
 ALL = ("A", "V", "W", "b", "B")
 

@@ -68,6 +68,18 @@ def _answer(error: Exception) -> tuple[int | None, str]:
     return None, ""
 
 
+@contextmanager
+def _harmless() -> Iterator[None]:
+    """What was typed does not speak to the terminal when click repeats it."""
+    try:
+        yield
+    except click.ClickException as error:
+        from cotbook.render import terminal
+
+        error.message = terminal(error.message)
+        raise
+
+
 class _Command(click.Group):
     """All commands print any text in any encoding, and answer errors with a sentence."""
 
@@ -77,8 +89,12 @@ class _Command(click.Group):
                 stream.reconfigure(errors="backslashreplace")
         return super().main(*args, **options)
 
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        with _harmless():
+            return super().parse_args(context, args)
+
     def invoke(self, context: click.Context) -> Any:
-        with _sentences():
+        with _sentences(), _harmless():
             try:
                 return super().invoke(context)
             finally:

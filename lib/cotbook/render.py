@@ -2,7 +2,7 @@
 
 A text is a sequence of plain text, numbers and formulas. It becomes HTML here, nodes in
 :mod:`cotbook.sphinx.tables`, and characters of a terminal or of Markdown. What comes from a file
-speaks to none of them: HTML is escaped by :func:`html.escape`, Markdown by :func:`escaped`, a cell
+speaks to none of them: HTML is escaped by :func:`written`, Markdown by :func:`escaped`, a cell
 of a spreadsheet by :func:`spreadsheet`, a label of a figure by :func:`drawn`, and what goes to a
 terminal by :func:`terminal`.
 """
@@ -57,7 +57,13 @@ _SPEAKING = re.compile(r"\\(href|url|html|require|style|class|cssId|data|unicode
 def pieces(text: str) -> list[Piece]:
     """Text in which $…$ is a formula; one that would speak to the browser stays text."""
     parts = enumerate(text.split("$"))
-    return [_piece(part, i % 2 == 1) for i, part in parts if part]
+    found: list[Piece] = []
+    for piece in (_piece(part, i % 2 == 1) for i, part in parts if part):
+        if isinstance(piece, str) and found and isinstance(found[-1], str):
+            found[-1] += piece
+        else:
+            found.append(piece)
+    return found
 
 
 def _piece(part: str, marked: bool) -> Piece:
@@ -214,6 +220,19 @@ _CALLS = re.compile(r"(?<=@)(?=\w)|(?<=#)(?=\d)")
 
 # HTML
 
+# Inside the signs by which MathJax finds formulas in plain text.
+_FOUND = re.compile(r"(?<=\\)(?=[(\[$]|begin\b|(?:eq)?ref\b)|(?<=\$)(?=\$)")
+
+
+def unset(text: str) -> str:
+    """Plain text in which MathJax finds no formula."""
+    return _FOUND.sub(_JOINER, text)
+
+
+def written(text: str) -> str:
+    """Plain text as HTML."""
+    return escape(unset(text))
+
 
 def mathjax(formula: Formula) -> str:
     return f'<span class="math notranslate nohighlight">\\({escape(formula.tex)}\\)</span>'
@@ -226,7 +245,7 @@ def html(shown: Iterable[Piece], formula: Callable[[Formula], str] = mathjax) ->
         if isinstance(piece, Number):
             power = "" if piece.exponent is None else f"·10<sup>{piece.exponent}</sup>"
             return signed(piece.mantissa + power)
-        return formula(piece) if isinstance(piece, Formula) else escape(piece)
+        return formula(piece) if isinstance(piece, Formula) else written(piece)
 
     return "".join(map(one, shown))
 
@@ -235,11 +254,11 @@ def card(entry: Entry) -> str:
     """The claim as the reader meets it on the page."""
     rows = []
     if isinstance(entry, Untested):
-        rows.append(("why", escape(entry.reason)))
+        rows.append(("why", written(entry.reason)))
     if isinstance(entry, Claim):
         found = html(measured(entry))
         if spread(entry):
-            found += f" <small>{escape(entry.interval)}</small>"
+            found += f" <small>{written(entry.interval)}</small>"
         rows.append(("predicted", html(predicted(entry))))
         rows.append(("measured", found))
         rows.append(("tolerance", html([number(entry.tolerance)])))
@@ -248,7 +267,7 @@ def card(entry: Entry) -> str:
         f'<div class="cotflow-claim cotflow-{entry.verdict.replace(" ", "-")}" '
         f'id="{escape(entry.anchor)}">'
         f'<p class="cotflow-verdict">{mark(entry.verdict)} '
-        f"<span>{escape(entry.provenance)}</span></p>"
+        f"<span>{written(entry.provenance)}</span></p>"
         f"<p>{html(pieces(entry.statement))}</p><dl>{body}</dl></div>"
     )
 

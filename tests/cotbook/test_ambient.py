@@ -153,6 +153,26 @@ def test_no_home_is_needed(plain, tmp_path, home):
 
 
 @pytest.mark.slow
+def test_no_name_of_the_user_is_needed(plain, tmp_path):
+    """As in a container under a number that no one has given a name, nor a home."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site/sitecustomize.py").write_text(UNKNOWN)
+    write_drawing_chapter(tmp_path)
+    found = run(tmp_path, PYTHONPATH=os.pathsep.join([str(LIBRARY), str(tmp_path / "site")]))
+    assert found == plain
+
+
+UNKNOWN = """\
+import pwd
+
+def unknown(uid):
+    raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+pwd.getpwuid = unknown
+"""
+
+
+@pytest.mark.slow
 def test_any_name_of_a_folder_will_do(plain, tmp_path):
     root = tmp_path / "wörk of 'mine' and \"yours\" $HOME {x} 100%"
     write_drawing_chapter(root)
@@ -256,3 +276,33 @@ def test_nothing_in_the_library_depends_on_an_assertion():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Assert):
                 assert ast.unparse(node.test).endswith(" is not None"), f"{path}:{node.lineno}"
+
+
+def texts(path: Path):
+    """Line and keywords of every call that reads or writes text."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Call):
+            continue
+        given = {keyword.arg for keyword in node.keywords}
+        name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+        owner = getattr(getattr(node.func, "value", None), "id", "")
+        modes = [arg.value for arg in node.args if isinstance(arg, ast.Constant)]
+        opened = name == "open" and owner not in ("os", "gzip", "tarfile")
+        opened = opened and not any("b" in str(mode) for mode in modes)
+        told = name in ("run", "Popen", "check_output") and given & {"text", "universal_newlines"}
+        if opened or told or name in ("read_text", "write_text"):
+            yield (
+                node.lineno,
+                given | {"encoding" for mode in modes if mode in ("utf-8", "utf-8-sig")},
+            )
+
+
+# A lock file without contents, and programs that print numbers.
+WORDLESS = {"cotbook/grid/engine.py", "cotbook/bench/bench.py"}
+
+
+def test_no_text_is_in_the_encoding_of_the_machine():
+    for path in LIBRARY.rglob("*.py"):
+        if path.relative_to(LIBRARY).as_posix() not in WORDLESS:
+            for line, given in texts(path):
+                assert "encoding" in given, f"{path}:{line} names no encoding"

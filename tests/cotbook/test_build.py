@@ -555,6 +555,18 @@ def test_raising_cell_fails_the_build_from_every_tree(built):
     assert "ZeroDivisionError" in warm.stdout
 
 
+def test_an_entry_that_speaks_to_the_browser_fails_the_build(built):
+    with built.edited(
+        "book/references.bib",
+        "@article{barboni2025,",
+        "@misc{bad, url = {javascript:alert(1)}}\n@article{barboni2025,",
+    ):
+        build = built.build()
+    assert build.returncode != 0
+    assert "references.bib: 'bad': url: expected text, or an address" in build.stdout
+    assert "javascript" not in built.page("index")
+
+
 def test_failing_claim_fails_the_build(built):
     with built.edited("book/tiny.md", "measured=1 / 2", "measured=1 / 3"):
         build = built.build()

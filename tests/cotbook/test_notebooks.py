@@ -1,5 +1,7 @@
 """Texts and their committed notebooks: same cells, same checked outputs, same rules for values."""
 
+import json
+import os
 import re
 import subprocess
 import sys
@@ -16,6 +18,7 @@ from books import invoke, tree, write_chapter, write_tiny_chapter
 from cotbook import parameters
 from cotbook.keep import notebooks
 from cotbook.run import profiles
+from cotbook.run.kernel import environment
 from cotbook.run.tree import Source, chapter, chapters, tags
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,13 +26,21 @@ CHAPTERS = chapters(ROOT)
 SOURCES = [pytest.param(source, id=name) for name, source in CHAPTERS.items()]
 
 
+def isolated(folder: Path) -> dict[str, str]:
+    """The variables of a program that starts kernels: this interpreter's, without settings."""
+    given = {name: value for name, value in os.environ.items() if name != "JUPYTER_PATH"}
+    return environment(given, folder) | {"JUPYTER_DATA_DIR": str(folder)}
+
+
 def nbval(notebook: Path, report: Path) -> tuple[int, dict[str, bool]]:
     """Exit code of nbval, and for each code cell whether it passed."""
     done = subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "--nbval-lax", "-p", "no:cacheprovider"),
+            "--nbval-current-env",
             *("--nbval-cell-timeout=600", "-o", "addopts=", f"--junitxml={report}", notebook),
         ],
+        env=isolated(report.parent),
         capture_output=True,
         text=True,
     )
@@ -197,7 +208,26 @@ def test_a_chapter_that_cannot_be_a_reference_leaves_its_notebook_as_it_was(
     assert tree(tmp_path) == before
 
 
+@pytest.fixture(params=["plain", "hostile"])
+def machine(request, tmp_path, monkeypatch):
+    """As it is, or with another kernel of that name and a start-up file that changes results."""
+    if request.param == "hostile":
+        startup = tmp_path / "home/.ipython/profile_default/startup"
+        startup.mkdir(parents=True)
+        (startup / "00-first.py").write_text(
+            "print('started'); import builtins; builtins.seed = 9\n"
+        )
+        for folder in (tmp_path / "jupyter", tmp_path / "home/.local/share/jupyter"):
+            kernel = folder / "kernels/python3"
+            kernel.mkdir(parents=True)
+            spec = {"argv": ["/bin/false"], "display_name": "Another", "language": "python"}
+            (kernel / "kernel.json").write_text(json.dumps(spec))
+        monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+        monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("machine")
 def test_nbval_notices_a_changed_reference(tmp_path):
     cell = new_code_cell("print(6 * 7)", metadata={"tags": [notebooks.CHECKED]}, execution_count=1)
     kernel = {"kernelspec": {"name": "python3", "language": "python", "display_name": "Python 3"}}
@@ -214,11 +244,13 @@ def test_nbval_notices_a_changed_reference(tmp_path):
 def papermill(source: Source, output: Path, *values: str) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, "-m", "papermill", source.paired, output, *values],
+        env=isolated(output.parent),
         capture_output=True,
         text=True,
     )
 
 
+@pytest.mark.usefixtures("machine")
 def test_plain_papermill_sets_a_parameter_of_a_paired_notebook(regenerated, tmp_path):
     done = papermill(regenerated, tmp_path / "out.ipynb", "-p", "seed", "7", "-y", "depths: [3]")
     assert done.returncode == 0, done.stderr

@@ -3,6 +3,7 @@
 import json
 import math
 
+import nbformat
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -125,6 +126,22 @@ def test_a_run_and_a_book_are_read_as_they_were_written(tmp_path):
     assert records.of_book(tmp_path) == BOOK
     claim = BOOK.to_json()["chapters"][0]["claims"][0]
     assert claim["page"] == "book/tiny.html#claim-tiny-slope"
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_a_claim_that_was_taken_out_of_a_run_is_missed(tmp_path, kept):
+    shown = [{CLAIM_MIME: CLAIM.to_json()}, {CLAIM_MIME: UNTESTED.to_json()}]
+    code = f'print("{CLAIM_MIME}":'
+    outputs = [nbformat.v4.new_output("display_data", data) for data in shown]
+    cells = [nbformat.v4.new_code_cell(code, outputs=outputs)]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "tiny.ipynb")
+    entries = [CLAIM, UNTESTED]
+    (tmp_path / "claims.json").write_text(json.dumps([entry.to_json() for entry in entries]))
+    assert records.of_run(tmp_path) == (CLAIM, UNTESTED)
+    left = [entry.to_json() for entry in entries[:kept]]
+    (tmp_path / "claims.json").write_text(json.dumps(left))
+    with pytest.raises(records.RecordError, match=r"expected the claims of the notebook \(2\)"):
+        records.of_run(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,12 @@
 import csv
 import io
 import math
+import re
 import unicodedata
 from html.parser import HTMLParser
 
 import pytest
+from docutils import nodes
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -147,7 +149,7 @@ class Seen(HTMLParser):
 
     def __init__(self, page: str):
         super().__init__()
-        self.tags, self.attributes, self.text = set(), set(), ""
+        self.tags, self.attributes, self.texts = set(), set(), []
         self.feed(page)
 
     def handle_starttag(self, tag, attrs):
@@ -155,7 +157,50 @@ class Seen(HTMLParser):
         self.attributes |= {name for name, _ in attrs}
 
     def handle_data(self, data):
-        self.text += data
+        self.texts.append(data)
+
+    @property
+    def text(self):
+        return "".join(self.texts)
+
+
+# What MathJax takes for a formula in the text of a page.
+TYPESET = re.compile(
+    r"\\\((.*?)\\\)|\\\[(.*?)\\\]|\$\$(.*?)\$\$|\\begin\{(.*?)\\end\{|\\(?:eq)?ref\{(.*?)\}",
+    re.DOTALL,
+)
+
+
+def speaks(text):
+    formulas = ["".join(filter(None, found)) for found in TYPESET.findall(text)]
+    return any(re.search(r"\\(href|url|require|style)", formula) for formula in formulas)
+
+
+UNMARKED = [
+    r"\(\href{javascript:alert(1)}{x}\) \[\require{html}\] \ref{\href{x}{y}} $$\style{a}{b}$$",
+    r"$\href{a}{b}$$\href{javascript:alert(1)}{b}$$\href{c}{d}$ \\(\href{e}{f}\\)",
+    r"\begin{equation}\href{javascript:alert(1)}{x}\end{equation} \$\href{a}{b}\$",
+]
+
+
+@given(text=st.sampled_from(UNMARKED) | TEXTS)
+def test_no_text_is_a_formula_that_speaks(text):
+    entry = claim(name=text, statement=text, provenance=f"[M] {text}", interval=text, chapter=text)
+    untested = Untested(
+        name=text, statement=text, provenance=f"[M] {text}", reason=text, chapter=text
+    )
+    for shown in (entry, untested):
+        page = Seen(render.card(shown) + render.table([text], [[text]]))
+        row = tables.table([[*tables.claim_row(shown, "x"), text]])
+        texts = [node.astext() for node in row.findall(nodes.Text)]
+        assert not any(map(speaks, page.texts + texts))
+
+
+def test_formulas_are_found_where_they_are_marked():
+    assert speaks(r"a \(\href{x}{y}\)")
+    assert render.written("1 < 2, a\\b and $5") == "1 &lt; 2, a\\b and $5"
+    seen = Seen(render.html(render.pieces(r"$x_1$ and \(y\)"))).text
+    assert TYPESET.findall(seen)[0][0] == "x_1" and len(TYPESET.findall(seen)) == 1
 
 
 @given(text=TEXTS)

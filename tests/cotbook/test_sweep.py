@@ -196,6 +196,10 @@ def test_the_ledger_of_a_sweep_is_markdown(swept):
     [
         (lambda text: text.replace('"holds"', '"fails"'), "claim 'small': expected the verdict"),
         (lambda text: text[: len(text) // 2], "cannot read"),
+        (
+            lambda text: text.replace("[\n", "[" + text.strip()[1:-1] + ",", 1),
+            "expected the claims of the notebook (1), received 2",
+        ),
         (lambda text: "[]", "expected the claims of the notebook (1), received []"),
         (lambda text: "[3]", "a claim: expected a record, received 3"),
         (lambda text: None, "without"),

@@ -149,9 +149,9 @@ def test_copies_of_one_run_are_that_run(method):
 def test_evaluations_are_all_counted(method, monkeypatch):
     import cotflow.flows.velocity as module
 
-    calls, true = [], module.gradient
+    calls, true = [], module.evaluated
     monkeypatch.setattr(
-        module, "gradient", lambda *args, **options: calls.append(1) or true(*args, **options)
+        module, "evaluated", lambda *args, **options: calls.append(1) or true(*args, **options)
     )
     weights, x, y = problem(5, scale=1.5)
     for how in ({"tolerance": 1e-3}, {"step": 0.01}):

@@ -25,7 +25,7 @@ from cotflow.transport import exact, geodesics, sliced, step_functions
 from problems import family, problem
 
 LIBRARY = Path(cotflow.__file__).parent
-FOLDERS = ("bounds", "certificates", "convolution", "limits", "measure", "network", "transport")
+FOLDERS = sorted(path.name for path in LIBRARY.iterdir() if (path / "__init__.py").exists())
 REAL = {"empty", "eye", "full", "linspace", "normal", "ones", "rand", "randn", "zeros"}
 WHOLE = {"arange", "as_tensor", "randint", "randperm", "tensor"}
 
@@ -72,6 +72,16 @@ def laws() -> list:
     drawn = [law(sizes, seeded()).W for law in (tied, independent, smooth)]
     path = GaussianPath((2, 3), 1.0, seeded())
     return [*drawn, path(S), *gaussian_data(4, 2, 2, seeded()), sliced.directions(3, 2, seeded())]
+
+
+def flows() -> list:
+    ways = [{"step": 0.1}, {"tolerance": 1e-3}]
+    net, observe = (
+        marion_net(TANH),
+        {"entry": lambda s: s.weights.V[0, 0, 0], "time": lambda s: s.time},
+    )
+    runs = [cotflow.gradient_flow(net, BARE, X, Y, horizon=0.3, observe=observe, **w) for w in ways]
+    return [(r.times, r.observed, r.weights.tensors(), r.error_estimate) for r in runs]
 
 
 def distances() -> list:
@@ -164,7 +174,7 @@ def leaves(found) -> Iterator:
 
 @pytest.mark.parametrize("ambient", AMBIENT)
 @pytest.mark.parametrize(
-    "compute", [published_draws, laws, distances, limits, bounds, certified, images]
+    "compute", [published_draws, laws, flows, distances, limits, bounds, certified, images]
 )
 def test_defaults_of_the_moment_change_no_bit(compute: Callable[[], list], ambient: str):
     expected = list(leaves(compute()))

@@ -13,14 +13,7 @@ from cotflow.adjoint.gradient import gradient
 from cotflow.network import memory
 from cotflow.network.activations import ACTIVATIONS, TANH
 from cotflow.network.residual import ResidualNet, marion_net
-from problems import ALL, random_problem
-
-try:
-    compiled.compiler()
-    MISSING = None
-except compiled.CompilerMissing as error:
-    MISSING = str(error)
-with_compiler = pytest.mark.skipif(MISSING is not None, reason=f"no compiled step: {MISSING}")
+from problems import ALL, random_problem, with_compiler
 
 # A few sizes only, because each asks the compiler: whole registers, less than one, odd ones.
 SIZES = [(16, 32), (3, 2), (20, 37)]
@@ -159,7 +152,6 @@ def test_what_the_kernel_does_not_cover_is_said_in_one_sentence(monkeypatch):
     other = replace(TANH, name="scaled tanh")
     with pytest.raises(ValueError, match=r"received torch\.float64 on cpu with scaled tanh"):
         gradient(marion_net(other), weights, x, y, backend="compiled")
-    with pytest.raises(
-        ValueError, match="expected auto, plain, compiled, triton or .* received 'fast'"
-    ):
+    expected = r"expected auto, plain, compiled, triton or .* received 'fast'"
+    with pytest.raises(ValueError, match=expected):
         gradient(marion_net(), weights, x, y, backend="fast")

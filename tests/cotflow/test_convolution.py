@@ -6,6 +6,7 @@ import signal
 import time
 from dataclasses import replace
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -351,6 +352,45 @@ def test_a_wrong_request_is_refused_with_a_sentence():
         net(weights, torch.zeros(1, 1, 2, 2))
     with pytest.raises(FloatingPointError, match="smaller rate"):
         train(net, weights, data, [0], Trainer(rate=1e30, epochs=9))
+
+
+NET = ConvNet("gelu", channels=4, classes=3)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        *(lambda n=n: ConvNet(channels=n) for n in (0, -1, 1.5, "3")),
+        *(lambda n=n: ConvNet(classes=n) for n in (0, -2)),
+        *(lambda n=n: initial_weights(NET, n, [0]) for n in (0, -1, 1.5, math.nan)),
+        *(lambda s=s: initial_weights(NET, 2, s) for s in ([], 0, [1.5], [2**64], ["a"])),
+        lambda: initial_weights(NET, 2, [0], inputs=0),
+        *(lambda n=n: Trainer(batch=n) for n in (0, 1, 2.5)),
+        lambda: Trainer(precision="half"),
+        *(lambda s=s: fitted(seeds=s) for s in (0, [1.5], [2**64])),
+        lambda: fitted(train=math.nan * blobs().train),
+        lambda: fitted(train=blobs().train[:5]),
+        lambda: fitted(train_labels=blobs().train_labels + 3),
+        lambda: fitted(train_labels=blobs().train_labels - 1),
+        lambda: fitted(test_labels=blobs().test_labels.double()),
+        lambda: accuracy(NET, one_run(), blobs().test[:0], blobs().test_labels[:0]),
+        lambda: accuracy(NET, one_run(), blobs().test, blobs().test_labels[:3]),
+        lambda: accuracy(NET, one_run(), math.inf * blobs().test, blobs().test_labels),
+        lambda: accuracy(NET, one_run(), blobs().test, blobs().test_labels, batch=0),
+    ],
+)
+def test_what_is_no_net_no_seed_and_no_image_is_refused_in_one_sentence(call, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(ValueError, match=r"expected .*, received [^\n]*$"):
+        call()
+
+
+def one_run():
+    return initial_weights(NET, 2, [0])
+
+
+def fitted(seeds=(0,), **changes):
+    return train(NET, one_run(), replace(blobs(), **changes), seeds, Trainer(epochs=1, batch=8))
 
 
 @pytest.mark.slow

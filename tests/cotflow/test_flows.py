@@ -6,6 +6,7 @@ import sys
 import weakref
 from dataclasses import replace
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -346,6 +347,45 @@ def test_bad_arguments_give_one_sentence(wrong, message):
     with pytest.raises(ValueError) as caught:
         gradient_flow(marion_net(), weights, x, y, **({"step": 0.1, "horizon": 1.0} | wrong))
     assert str(caught.value) == f"flow: {message}"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"step": 0.0},
+        {"step": 0.1, "tolerance": 1e-3},
+        {"horizon": -1.0},
+        {"every": 0},
+        {"times": [2.0]},
+        {"method": 3},
+        {"clip": 1.0},
+        {"segment": 0},
+        {"x": torch.zeros(5, 3, dtype=torch.float64)},
+        {"y": torch.zeros(4, 2, dtype=torch.float64)},
+        {"x": torch.zeros(5, 2)},
+    ],
+    ids=lambda wrong: str([*wrong]),
+)
+def test_a_flow_is_refused_at_the_call_and_not_at_its_first_state(wrong, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    weights, x, y = problem()
+    with pytest.raises(ValueError):
+        flow(marion_net(), weights, **({"x": x, "y": y, "step": 0.1, "horizon": 1.0} | wrong))
+
+
+def test_a_flow_computes_nothing_before_it_is_asked():
+    weights, x, y = problem()
+    calls = []
+    states = flow(marion_net(), weights, x, y, step=0.1, horizon=1.0, clip=calls.append)
+    assert calls == [] and iter(states) is states
+
+
+def test_the_loss_is_no_name_for_another_observable():
+    weights, x, y = problem()
+    with pytest.raises(ValueError, match=r'^observe: expected a name other than "loss"'):
+        gradient_flow(
+            marion_net(), weights, x, y, step=0.1, horizon=1.0, observe={"loss": lambda s: 1.0}
+        )
 
 
 @pytest.mark.parametrize("radius", [0.0, -1.0, math.nan])

@@ -11,6 +11,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.autograd import forward_ad
 
 from cotflow.adjoint import compiled
 from cotflow.adjoint.gradient import gradient
@@ -18,13 +20,9 @@ from cotflow.network import memory
 from cotflow.network.activations import ACTIVATIONS, TANH
 from cotflow.network.residual import ResidualNet, marion_net
 from cotflow.network.weights import Weights
-from problems import ALL, random_problem
+from problems import ALL, MISSING, random_problem
 
-try:
-    compiled.compiler()
-    BACKENDS = ["plain", "compiled", "auto"]
-except compiled.CompilerMissing:
-    BACKENDS = ["plain", "auto"]
+BACKENDS = ["plain", *(["compiled"] if MISSING is None else []), "auto"]
 every_backend = pytest.mark.parametrize("backend", BACKENDS)
 
 
@@ -225,6 +223,45 @@ def test_ambient_modes_of_torch_do_not_matter(backend):
         assert torch.equal(result.slope_squared, expected.slope_squared), name
         for key, value in expected.velocity.items():
             assert torch.equal(result.velocity[key], value), (name, key)
+
+
+@every_backend
+def test_what_a_transform_of_torch_has_wrapped_is_refused_in_one_sentence(backend):
+    net, (weights, x, y) = marion_net(), large()
+
+    def loss(value):
+        return gradient(net, weights, value, y, backend=backend).loss
+
+    def tangent(value):
+        with forward_ad.dual_level():
+            return loss(forward_ad.make_dual(value, torch.ones_like(value)))
+
+    ones = torch.ones_like(x)
+    for wrapped in (
+        tangent,
+        torch.func.grad(loss),
+        torch.func.functionalize(loss),
+        lambda value: torch.vmap(loss)(value.expand(2, -1, -1)),
+        lambda value: torch.func.jvp(loss, (value,), (ones,)),
+    ):
+        with pytest.raises(TypeError, match=r"^gradient: expected plain tensors, received x under"):
+            wrapped(x)
+    assert torch.equal(torch.vmap(lambda other: loss(x) + 0 * other)(y[0])[0], loss(x))
+
+
+@every_backend
+def test_a_mode_of_torch_sees_what_the_plain_engine_does_or_is_told_of_it(backend):
+    net, (weights, x, y) = marion_net(), large()
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        for known in (lambda value: value, mode.from_tensor):
+            arguments = weights.map(known), known(x), known(y)
+            if backend == "compiled":
+                with pytest.raises(ValueError, match=r"^backend 'compiled': expected plain"):
+                    gradient(net, *arguments, backend=backend)
+            else:
+                found = gradient(net, *arguments, backend=backend)
+                assert isinstance(found.loss, FakeTensor)
+                assert found.velocity["V"].shape == weights.V.shape
 
 
 @every_backend

@@ -1,6 +1,7 @@
 """The kernel itself: sizes at their borders, sanitised, under forks, threads and small stacks."""
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -8,17 +9,13 @@ import textwrap
 from pathlib import Path
 
 import pytest
+import torch
 
 from cotflow.adjoint import compiled, library
+from cotflow.network.activations import RELU
+from problems import with_compiler
 
 TESTS = Path(__file__).resolve().parents[1]
-
-try:
-    compiled.compiler()
-    MISSING = None
-except compiled.CompilerMissing as error:
-    MISSING = str(error)
-with_compiler = pytest.mark.skipif(MISSING is not None, reason=f"no compiled step: {MISSING}")
 both = pytest.mark.parametrize("backend", ["plain", pytest.param("compiled", marks=with_compiler)])
 
 PRELUDE = """
@@ -39,10 +36,10 @@ NET, BACKEND = ResidualNet(trained=ALL), "compiled"
 """
 
 
-def ends_well(script, *, limit=300, **environment):
-    """The script in a process of its own."""
+def ends_well(script, *, limit=300, under=(), **environment):
+    """The script in a process of its own, started by the command ``under``."""
     done = subprocess.run(
-        [sys.executable, "-c", PRELUDE + textwrap.dedent(script)],
+        [*under, sys.executable, "-c", PRELUDE + textwrap.dedent(script)],
         env=os.environ | {"PYTHONPATH": os.pathsep.join([*sys.path, str(TESTS)])} | environment,
         capture_output=True,
         text=True,
@@ -135,6 +132,96 @@ def test_the_sanitizers_would_find_something(tmp_path):
         ends_well(script, XDG_CACHE_HOME=str(tmp_path), **sanitizer())
 
 
+BEYOND = r"""
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+static void *room(long reals) {
+  void *found = mmap(0, sizeof(REAL) * reals, PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (found == MAP_FAILED) exit(77);
+  return found;
+}
+
+/* The last of n samples alone, as the last member of a team of 2n: memory that is not touched is
+ * not there. */
+static void last_sample(long n, REAL *V, REAL *W, REAL *B) {
+  double squares[3];
+  struct task t = {.runs = 1, .L = 1, .n = n, .D = 1, .segment = 1, .V = V, .W = W, .B = B,
+                   .scale = 1, .c_q = 1, .pull = 2, .squares = squares, .threads = 2};
+  REAL *h0 = room(n * Q);
+  for (int q = 0; q < Q; q++) h0[(n - 1) * Q + q] = q + 1;
+  t.h0 = h0, t.y = room(n), t.error = room(n);
+  t.last_state = room(n * QP), t.first_adjoint = room(n * QP), t.scratch = room(scratch_size(&t));
+  pack_forward(&t, 0, t.scratch);
+  pack_backward(&t, 0, t.scratch + LAYER);
+  struct buffers u = private_buffers(&t, 1);
+  one_run(&t, 0, u, 2 * n - 1, 2 * n);
+  printf("%ld", scratch_size(&t));
+  for (int q = 0; q < Q; q++)
+    printf(" %a %a", t.last_state[(n - 1) * QP + q], t.first_adjoint[(n - 1) * QP + q]);
+  printf(" %a %a\n", u.features[n * MP - 1], u.slopes[n * MP - 1]);
+}
+
+int main(void) {
+  REAL *V = room(Q * M), *W = room(Q * M), *B = room(Q);
+  for (int i = 0; i < Q * M; i++) V[i] = W[i] = 0.001 * i;
+  for (int q = 0; q < Q; q++) B[q] = 1;
+  last_sample(1, V, W, B);
+  last_sample((1L << 31) / MP + 1, V, W, B);
+  return 0;
+}
+"""
+
+
+def beyond_an_int(folder, source, monkeypatch):
+    """(result, size of the scratch) for one sample, and for as many as an int cannot index."""
+    defined = []
+
+    def asked(size, *options):
+        defined.extend(options)
+        raise compiled.CompilerMissing("it is built here")
+
+    monkeypatch.setattr(compiled, "loaded", asked)
+    relu = compiled.COVERED.index(RELU)
+    with pytest.raises(compiled.CompilerMissing):
+        compiled._built.__wrapped__(3, 1024, relu, torch.float32)
+    program, text = folder / "beyond", folder / "beyond.c"
+    text.write_text(source + BEYOND)
+    flags = ["-DLANES=8", "-DACC=8", "-O1", "-std=gnu11", "-fopenmp", f"-I{library.SOURCE.parent}"]
+    flags += ["-fsanitize=signed-integer-overflow", "-fno-sanitize-recover=all"]
+    flags += ["-o", str(program), str(text), "-lm"]
+    made = subprocess.run(
+        [*library.command(), *defined, *flags], capture_output=True, text=True, errors="replace"
+    )
+    assert made.returncode == 0, made.stderr
+    done = subprocess.run([program], capture_output=True, text=True)
+    if done.returncode == 77:
+        pytest.skip("no address space of 40 GB here")
+    assert done.returncode == 0, done.stderr
+    lines = [line.split(" ", 1) for line in done.stdout.splitlines()]
+    return [(result, int(size)) for size, result in lines]
+
+
+@pytest.mark.slow
+@with_compiler
+def test_no_index_is_cut_off_at_two_to_the_thirty_one(tmp_path, monkeypatch):
+    sanitizer()
+    (one, _), (many, size) = beyond_an_int(tmp_path, library.SOURCE.read_text(), monkeypatch)
+    assert one == many
+    assert size > 2 * 2 * 2**31
+
+
+@pytest.mark.slow
+@with_compiler
+def test_an_index_that_is_cut_off_would_be_found(tmp_path, monkeypatch):
+    sanitizer()
+    short = re.sub(r"\blong\b", "int", library.SOURCE.read_text())
+    with pytest.raises(AssertionError, match="signed integer overflow"):
+        beyond_an_int(tmp_path, short, monkeypatch)
+
+
 FORKED = """
 torch.set_num_threads(2)
 problem = random_problem(depth=16, q=16, m=32, n=200)
@@ -198,6 +285,17 @@ def work():
 @pytest.mark.parametrize("size", ["16k", "256k"])
 def test_a_small_stack_of_openmp(backend, size):
     ends_well(f"BACKEND = {backend!r}\n{SMALL}\nwork()", OMP_STACKSIZE=size)
+
+
+@pytest.mark.slow
+@both
+def test_a_small_stack_of_the_process(backend):
+    """That of the first thread, and of those of OpenMP, which was told nothing."""
+    wide = SMALL.replace("(2,)", "(2, 256)")
+    small = ("sh", "-c", 'ulimit -s 128; exec "$0" "$@"')
+    script = f"BACKEND = {backend!r}\n{wide}\nwork()"
+    ends_well(script)  # a compiler needs more
+    ends_well(script, under=small)
 
 
 @pytest.mark.slow

@@ -74,6 +74,23 @@ def test_families_without_layers_atoms_or_dimension_are_refused(distance, shape)
         distance(empty, empty)
 
 
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_families_on_two_devices_or_without_numbers_are_refused(distance):
+    here, nowhere = family(0), family(1).to("meta")
+    for pair in ((here, nowhere), (nowhere, here), (nowhere, nowhere)):
+        with pytest.raises(ValueError, match=r"expected two families of numbers on one device, re"):
+            distance(*pair)
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_families_of_two_precisions_are_compared_in_the_finer_one(distance):
+    mu, nu = family(0).float(), family(1)
+    found, expected = distance(mu, nu), distance(mu.double(), nu)
+    if distance is geodesic:
+        found, expected = found.at(0.3), expected.at(0.3)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+
+
 def test_product_distances_are_those_of_one_run():
     with pytest.raises(ValueError, match=r"two families \(L, m, p\)"):
         product_distance(family(0, runs=(2,)), family(1, runs=(2,)))
@@ -273,8 +290,20 @@ def test_an_epsilon_below_the_resolution_of_the_costs_is_refused_with_the_least_
 def test_a_tolerance_that_is_none_is_refused(tolerance):
     with pytest.raises(ValueError, match="expected 0 < tolerance < 1"):
         entropic_distance(family(0), family(1), 1.0, tolerance=tolerance)
-    with pytest.raises(ValueError, match="max_iterations ≥ 1"):
-        entropic_distance(family(0), family(1), 1.0, max_iterations=0)
+
+
+@pytest.mark.parametrize("iterations", [0, -1, 1.5, NAN, "7", None])
+def test_iterations_are_a_whole_number(iterations):
+    with pytest.raises(ValueError, match="expected max_iterations ≥ 1, received"):
+        entropic_distance(family(0), family(1), 1.0, max_iterations=iterations)
+
+
+@pytest.mark.parametrize("wrong", ["1", None, [1.0], True])
+def test_what_is_no_number_is_none(wrong):
+    with pytest.raises(ValueError, match="expected a finite epsilon > 0, received"):
+        entropic_distance(family(0), family(1), wrong)
+    with pytest.raises(ValueError, match="expected 0 < tolerance < 1, received"):
+        entropic_distance(family(0), family(1), 1.0, tolerance=wrong)
 
 
 @given(

@@ -12,14 +12,7 @@ import torch
 from cotflow.adjoint import compiled, library
 from cotflow.adjoint.gradient import gradient
 from cotflow.network.residual import marion_net
-from problems import random_problem
-
-try:
-    compiled.compiler()
-    MISSING = None
-except compiled.CompilerMissing as error:
-    MISSING = str(error)
-with_compiler = pytest.mark.skipif(MISSING is not None, reason=f"no compiled step: {MISSING}")
+from problems import random_problem, with_compiler
 
 
 def forget():

@@ -1,11 +1,15 @@
 """``make book``: one at a time, and no half-built pages however it ends."""
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import time
+import venv
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pytest
 
@@ -14,20 +18,26 @@ BUILDER = """\
 #!/bin/bash
 mkdir -p _build/html
 echo half > _build/html/index.html
-touch begun
+echo $$ > begun
 until [ -e go ]; do sleep 0.05; done
 echo whole > _build/html/index.html
 """
 
 
+NASTY = "wörk of 'mine' and \"yours\" $HOME `touch touched` {x} 100%"
+
+
 @pytest.fixture
 def book(tmp_path):
     """A folder in which ``make book`` calls a builder that waits for the file ``go``."""
+    tmp_path = tmp_path / NASTY
+    tmp_path.mkdir()
     for name in ("requirements.txt", "pyproject.toml", "Makefile"):
         shutil.copyfile(ROOT / name, tmp_path / name)
     commands = tmp_path / ".venv/bin"
     commands.mkdir(parents=True)
-    (commands / "python").touch()
+    (commands / "python").symlink_to(sys.executable)
+    os.utime(commands / "python", (0, 0), follow_symlinks=False)
     (commands / "jupyter-book").write_text(BUILDER)
     (commands / "jupyter-book").chmod(0o755)
     (tmp_path / ".venv/installed").touch()
@@ -91,3 +101,65 @@ def test_a_signal_leaves_no_half_built_pages(book, sent):
     assert process.returncode != 0
     assert "Interrupted: no half-built book was left behind." in said
     assert not (folder / "_build/html").exists()
+
+
+def test_a_builder_that_is_killed_leaves_no_half_built_pages(book):
+    folder, make = book
+    process = make()
+    wait_for(folder / "begun")
+    os.kill(int((folder / "begun").read_text()), signal.SIGKILL)
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode != 0
+    assert "Interrupted: no half-built book was left behind." in said
+    assert not (folder / "_build/html").exists()
+
+
+def test_a_book_in_a_folder_of_any_name_is_found_by_what_is_said_of_it(book):
+    folder, make = book
+    (folder / "go").touch()
+    process = make()
+    said, failed = process.communicate(timeout=120)
+    assert process.returncode == 0, failed
+    assert f"The book is {folder}/_build/html/index.html\n" in said
+    address = said.split("webbrowser ")[1].strip()
+    assert shlex.split(address) == [address]
+    assert Path(unquote(urlsplit(address).path)) == folder / "_build/html/index.html"
+    known = {"requirements.txt", "pyproject.toml", "Makefile", ".venv", "_build", "begun", "go"}
+    assert {path.name for path in folder.iterdir()} == known
+
+
+SHORT = "#!{python}\n"
+LONG = "#!/bin/sh\n'''exec' {python} \"$0\" \"$@\"\n' '''\n"
+QUOTED = LONG.replace("{python}", '"{python}"')
+
+
+@pytest.mark.parametrize("head", [SHORT, LONG, QUOTED])
+@pytest.mark.parametrize("name", [NASTY, "a'b", 'a"b', "a$b", "plain"])
+def test_commands_of_an_environment_start_whatever_its_folder_is_called(tmp_path, name, head):
+    folder = tmp_path / name / ".venv/bin"
+    venv.create(folder.parent, with_pip=False)
+    command, binary = folder / "command", folder / "binary"
+    written = (
+        head.format(python=folder / "python") + "import sys\nprint(sys.prefix, sys.argv[1:])\n"
+    )
+    command.write_text(written)
+    command.chmod(0o755)
+    binary.write_bytes(b"\x7fELF python\n")
+    subprocess.run(
+        [folder / "python", "-m", "cotbook.keep.scripts"],
+        env=os.environ | {"PYTHONPATH": str(ROOT / "lib")},
+        check=True,
+    )
+    assert binary.read_bytes() == b"\x7fELF python\n"
+    if name == "plain":
+        assert command.read_text() == written
+        return
+    for start in (command, Path(".venv/bin/command"), "command"):
+        done = subprocess.run(
+            [start, "a b", "$HOME"],
+            cwd=folder.parents[1],
+            env=os.environ | {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"},
+            capture_output=True,
+            text=True,
+        )
+        assert done.stdout == f"{folder.parent} ['a b', '$HOME']\n", done.stderr

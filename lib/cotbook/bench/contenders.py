@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from cotflow.adjoint.gradient import gradient
+from cotflow.adjoint.gradient import evaluated
 from cotflow.adjoint.parallel import Parallel
 from cotflow.network.published import Experiment
 from cotflow.network.weights import Weights
@@ -17,7 +17,7 @@ def ours(
     e: Experiment, backend: str | Parallel, segment: int | None = None
 ) -> Callable[[], Weights]:
     return lambda: e.weights.plus(
-        gradient(e.net, e.weights, e.x, e.y, backend=backend, segment=segment).velocity, 1e-2
+        evaluated(e.net, e.weights, e.x, e.y, backend=backend, segment=segment).velocity, 1e-2
     )
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from pybtex.database import BibliographyDataError, parse_file
+from pybtex.database import BibliographyDataError, Entry, parse_file
 from pybtex.exceptions import PybtexError
 
 from cotbook.errors import BadInput
+from cotbook.run.text import read
 
 CITATION = re.compile(r"\{cite(?::\w+)?\}`([^`]+)`")
 LEADS = ("doi", "url", "eprint")
@@ -21,14 +23,14 @@ def complaints(root: Path) -> list[str]:
     """One sentence for each thing that is wrong, in the order of pages, then of entries."""
     path = root / "book/references.bib"
     try:
-        entries = parse_file(str(path), bib_format="bibtex").entries
+        entries = _entries(path)
     except BibliographyDataError as error:
         return [f"{path.name}: {error}"]
     except (PybtexError, OSError) as error:
         raise BadInput(f"{path}: {error}") from None
     cited, found = set(), []
     for page in sorted((root / "book").rglob("*.md")):
-        text = page.read_text(encoding="utf-8")
+        text = read(page)
         keys = [key.strip() for group in CITATION.findall(text) for key in group.split(",")]
         missing = sorted({key for key in keys if key not in entries})
         found += [f"{page.name}: no entry for the citation {key!r}" for key in missing]
@@ -36,12 +38,31 @@ def complaints(root: Path) -> list[str]:
     for key, entry in entries.items():
         if key not in cited:
             found.append(f"{path.name}: no page cites {key!r}")
-        for field, value in entry.fields.items():
-            if SPEAKING.search(value) or (field == "url" and not ADDRESS.match(value)):
-                found.append(
-                    f"{path.name}: {key!r}: {field}: expected text, or an address that begins "
-                    f"with https:// or http://, received {value!r}"
-                )
+        found += _speaking(path, key, entry)
         if not any(entry.fields.get(field) for field in LEADS):
             found.append(f"{path.name}: {key!r} has none of {', '.join(LEADS)}")
     return found
+
+
+def speaking(root: Path) -> list[str]:
+    """A sentence for each field of an entry that would speak to the browser; files that are no
+    bibliography are left to those who read them."""
+    path = root / "book/references.bib"
+    try:
+        entries = _entries(path)
+    except (PybtexError, OSError):
+        return []
+    return [sentence for key, entry in entries.items() for sentence in _speaking(path, key, entry)]
+
+
+def _entries(path: Path) -> Mapping[str, Entry]:
+    return parse_file(str(path), bib_format="bibtex", encoding="utf-8").entries
+
+
+def _speaking(path: Path, key: str, entry: Entry) -> Iterator[str]:
+    for field, value in entry.fields.items():
+        if SPEAKING.search(value) or (field == "url" and not ADDRESS.match(value)):
+            yield (
+                f"{path.name}: {key!r}: {field}: expected text, or an address that begins "
+                f"with https:// or http://, received {value!r}"
+            )

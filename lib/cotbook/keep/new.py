@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cotbook.errors import BadInput
 from cotbook.run.runs import workshop_beside
+from cotbook.run.text import read
 from cotbook.run.tree import chapters
 
 PROFILES = ("default", "smoke", "paper")
@@ -30,7 +31,7 @@ def new(root: Path, name: str, title: str, after: str | None = None) -> list[Pat
         raise BadInput(f"expected a name like 'deep-limit', received {name!r}")
     if text.exists():
         raise BadInput(f"{text} is there already")
-    contents = (root / "_toc.yml").read_text(encoding="utf-8")
+    contents = read(root / "_toc.yml")
     listed = re.findall(r"^ *- file: book/([\w-]+)$", contents, re.MULTILINE)
     placed = [entry for entry in listed if entry in chapters(root)]
     after = after or (placed[-1] if placed else "")
@@ -38,14 +39,14 @@ def new(root: Path, name: str, title: str, after: str | None = None) -> list[Pat
         raise BadInput(f"expected a chapter of the contents to follow, received {after!r}")
 
     def filled(template: str) -> str:
-        content = (root / "book/_template" / template).read_text(encoding="utf-8")
+        content = read(root / "book/_template" / template)
         return content.replace("NAME", name).replace("TITLE", title)
 
     # The text comes last: as long as it is missing, the same command completes the rest.
     written = {}
     for profile in PROFILES:
         path = root / "book/profiles" / f"{profile}.yml"
-        there = path.read_text(encoding="utf-8")
+        there = read(path)
         if not re.search(rf"^{name}:", there, re.MULTILINE):
             written[path] = _insert(there, after, filled(f"{profile}.yml"))
     if name not in listed:

@@ -67,19 +67,25 @@ def _text(outputs: Iterable[NotebookNode], where: str, count: int) -> list[Noteb
     return kept
 
 
-def differs(source: Source) -> bool:
-    """Whether the paired notebook is missing or has other cells than the text."""
-    if not source.paired.is_file():
-        return True
+def committed(source: Source) -> list[NotebookNode] | None:
+    """The cells of the paired notebook; None where there is no valid one."""
     try:
-        committed = nbformat.read(source.paired, as_version=4).cells
-    except (ValueError, nbformat.ValidationError):
-        return True
+        notebook = nbformat.read(source.paired, as_version=4)
+        nbformat.validate(notebook)
+    except Exception:  # the reader stumbles over a damaged file in every way
+        return None
+    cells: list[NotebookNode] = notebook.cells
+    return cells
+
+
+def differs(source: Source) -> bool:
+    """Whether the paired notebook is missing, damaged, or has other cells than the text."""
 
     def essence(cells: list[NotebookNode]) -> list[tuple]:
         return [(cell.cell_type, cell.source, tags(cell)) for cell in cells]
 
-    return essence(committed) != essence(source.cells)
+    cells = committed(source)
+    return cells is None or essence(cells) != essence(source.cells)
 
 
 def complaints(source: Source) -> list[str]:
@@ -87,8 +93,7 @@ def complaints(source: Source) -> list[str]:
     if differs(source):
         return [f"{source.name}: the notebook differs from the text"]
     found = []
-    cells = nbformat.read(source.paired, as_version=4).cells
-    for index, cell in enumerate(cells, start=1):
+    for index, cell in enumerate(committed(source) or [], start=1):
         outputs = cell.get("outputs", [])
         kinds = {kind for output in outputs for kind in output.get("data", {})} - {"text/plain"}
         if kinds or "attachments" in cell:

@@ -90,7 +90,9 @@ def pack(members: dict[str, Path], archive: Path, time: int) -> None:
 
 def _git(root: Path, *arguments: str) -> str:
     try:
-        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True)
+        done = subprocess.run(
+            ["git", *arguments], cwd=root, capture_output=True, encoding="utf-8", errors="replace"
+        )
     except OSError as error:
         raise BadInput(f"a release needs git, which cannot be started: {error.strerror}") from None
     if done.returncode:

@@ -38,13 +38,16 @@ launch_new_instance()
 # What Python would do before the chapter, or make of its warnings.
 UNHEARD = ("PYTHONSTARTUP", "PYTHONINSPECT", "PYTHONWARNINGS")
 
+# Where the packages of a kernel would otherwise look for a home, which a user may not have.
+HOMELESS = ("MPLCONFIGDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR")
+
 
 def environment(given: Mapping[str, str], folder: Path) -> dict[str, str]:
     """The variables for a kernel whose own folder this is."""
     kept = {name: value for name, value in given.items() if name not in UNHEARD}
     home = given.get("HOME") or os.path.expanduser("~")
     if not (os.path.isdir(home) and os.access(home, os.W_OK)):
-        kept = {"MPLCONFIGDIR": str(folder)} | kept
+        kept = dict.fromkeys(HOMELESS, str(folder)) | kept
     return kept | {
         "IPYTHONDIR": str(folder),
         "MATPLOTLIBRC": os.devnull,

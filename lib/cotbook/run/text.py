@@ -9,9 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import yaml
 
+from cotbook.errors import BadInput
 from cotbook.parameters import OnceLoader, load_yaml
 
 _FRONT = re.compile(r"---+[ \t]*\n(.*?)^(?:---+|\.\.\.)[ \t]*$", re.DOTALL | re.MULTILINE)
@@ -35,6 +37,19 @@ class CodeCell:
         if not isinstance(options, dict):
             raise ValueError(f"expected options like ':tags: [hide-input]', received {options!r}")
         return list(options.get("tags") or ())
+
+
+def read(path: Path, encoding: str = "utf-8") -> str:
+    """The text of a file of the book.
+
+    Raises
+    ------
+    BadInput : it cannot be read, or is no text.
+    """
+    try:
+        return path.read_text(encoding=encoding)
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"cannot read {path}: {error}") from None
 
 
 def front_matter(text: str) -> str:

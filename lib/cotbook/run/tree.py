@@ -12,7 +12,7 @@ import yaml
 
 from cotbook import parameters
 from cotbook.errors import BadInput
-from cotbook.run.text import code_cells, front_matter, prose
+from cotbook.run.text import code_cells, front_matter, prose, read
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -96,10 +96,7 @@ def chapters(root: Path) -> dict[str, Source]:
     """The executable chapters of a book by name, in alphabetical order."""
     found = {}
     for path in sorted((root / "book").glob("*.md")):
-        try:
-            text = path.read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            raise BadInput(f"cannot read {path}: {error}") from None
+        text = read(path, "utf-8-sig")
         if not re.search(r"^jupytext:", front_matter(text), re.MULTILINE):
             continue
         try:

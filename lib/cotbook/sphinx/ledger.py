@@ -25,9 +25,11 @@ from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.environment import BuildEnvironment
+from sphinx.errors import SphinxError
 from sphinx.util import logging
 from sphinx.util.docutils import ReferenceRole, SphinxDirective
 
+from cotbook.keep import bibliography
 from cotbook.provenance import execution_hash, pages_hash, surroundings
 from cotbook.sphinx import cards, executed, execution, export, tables
 
@@ -80,6 +82,12 @@ def key_cache(app: Sphinx, config: Config) -> None:
     for stale in set(caches.glob("*")) - {current}:
         shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
     config.nb_execution_cache_path = str(current)
+
+
+def refuse_speaking(app: Sphinx) -> None:
+    """No entry of the bibliography speaks to the browser of those who read the pages."""
+    if found := bibliography.speaking(Path(app.srcdir)):
+        raise SphinxError("\n".join(found))
 
 
 def lost_notebooks(app: Sphinx, env: BuildEnvironment, *changes: set[str]) -> list[str]:
@@ -162,6 +170,7 @@ def setup(app: Sphinx) -> dict:
     app.add_node(PendingClaim)
     app.add_role("claim", ClaimRole())
     app.connect("config-inited", key_cache)
+    app.connect("builder-inited", refuse_speaking)
     app.connect("env-get-outdated", lost_notebooks)
     app.connect("env-purge-doc", forget)
     app.connect("env-before-read-docs", execution.execute_all)

@@ -68,7 +68,12 @@ def git(folder: Path, *words: str) -> str:
     """What git says in the folder, empty where there is no git or no answer."""
     try:
         said = subprocess.run(
-            ["git", "-C", folder, *words], capture_output=True, text=True, timeout=20, check=True
+            ["git", "-C", folder, *words],
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=20,
+            check=True,
         )
     except (OSError, subprocess.SubprocessError):
         return ""

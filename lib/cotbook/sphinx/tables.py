@@ -28,7 +28,7 @@ def _nodes(piece: render.Piece) -> list[nodes.Node]:
     if isinstance(piece, render.Formula):
         return [nodes.math(piece.tex, piece.tex)]
     if isinstance(piece, str):
-        return [nodes.Text(piece)]
+        return [nodes.Text(render.unset(piece))]
     mantissa = render.signed(piece.mantissa)
     if piece.exponent is None:
         return [nodes.Text(mantissa)]
@@ -42,7 +42,7 @@ def link(text: Content, uri: str) -> nodes.reference:
 
 def as_nodes(content: Content) -> list[nodes.Node]:
     if isinstance(content, str):
-        return [nodes.Text(content)]
+        return [nodes.Text(render.unset(content))]
     return [content] if isinstance(content, nodes.Node) else list(content)
 
 
@@ -69,7 +69,7 @@ def table(
 def measured(claim: Claim) -> list[nodes.Node]:
     found = inline(render.measured(claim))
     if render.spread(claim):
-        interval = nodes.inline("", claim.interval, classes=["cotflow-interval"])
+        interval = nodes.inline("", render.unset(claim.interval), classes=["cotflow-interval"])
         found += [nodes.Text(" "), interval]
     return found
 
@@ -80,7 +80,7 @@ def verdict(entry: Entry) -> nodes.inline:
 
 
 def claim_row(entry: Entry, uri: str) -> list[Content]:
-    source = nodes.inline("", entry.provenance, classes=["cotflow-source"])
+    source = nodes.inline("", render.unset(entry.provenance), classes=["cotflow-source"])
     said = [*statement(entry.statement), nodes.Text(" "), source]
     mark = link(verdict(entry), uri)
     if not isinstance(entry, Claim):

@@ -12,6 +12,7 @@ import threading
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from cotflow.adjoint.library import CompilerMissing as CompilerMissing
 from cotflow.adjoint.library import compiler as compiler
@@ -42,6 +43,8 @@ def supports(net: ResidualNet, weights: Weights, x: Tensor) -> bool:
         and x.device.type == "cpu"
         and x.dtype in SUFFIX
         and all(type(t) in PLAIN for t in tensors)
+        # A mode that watches or replaces the operations of torch would not see the kernel.
+        and not _get_current_dispatch_mode()
         and weights.state <= LARGEST_STATE
         and weights.width <= LARGEST_WIDTH
     )

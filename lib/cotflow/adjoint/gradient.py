@@ -19,10 +19,13 @@ from cotflow.adjoint.inputs import admitted
 from cotflow.adjoint.library import warn
 from cotflow.adjoint.parallel import Parallel
 from cotflow.adjoint.sweep import Depth, Sweep
+from cotflow.network.checks import require_kind
+from cotflow.network.numbers import shown
 from cotflow.network.residual import ResidualNet
 from cotflow.network.weights import LAYERED, Weights
 
 Engine = Callable[..., Sweep]
+Backend = Literal["auto", "plain", "compiled", "triton"] | Parallel
 
 
 @dataclass(frozen=True)
@@ -48,14 +51,13 @@ class Gradient:
     depth: Depth | None = None
 
 
-@torch.no_grad()
 def gradient(
     net: ResidualNet,
     weights: Weights,
     x: Float[Tensor, "*data n d"],
     y: Float[Tensor, "*data n dy"],
     *,
-    backend: Literal["auto", "plain", "compiled", "triton"] | Parallel = "auto",
+    backend: Backend = "auto",
     segment: int | None = None,
 ) -> Gradient:
     """∂_{Z_k}ℓ = (1/(nL)) Σ_i ∂₂f(h_{k−1,i}, Z_k)ᵀ p_{k,i}, exact to rounding for every depth.
@@ -76,6 +78,11 @@ def gradient(
         more forward sweep. Memory beside the weights O(n q L/c + n (q + m) c) instead of
         O(n (q + m) L); states and adjoints are then None.
 
+    Raises
+    ------
+    TypeError, ValueError : arguments that do not fit together, what and what was expected; or a
+        loss or a squared slope beyond the range of their precision.
+
     Source: [M] §3 and appendix; the printed backward recurrence there lacks a transpose.
 
     >>> from cotflow import gradient, published
@@ -84,6 +91,40 @@ def gradient(
     >>> found.velocity["V"].shape, found.states.shape
     (torch.Size([4, 16, 64]), torch.Size([5, 50, 16]))
     """
+    found = evaluated(net, weights, x, y, backend=backend, segment=segment)
+    if not _is_finite(found):
+        raise ValueError(
+            "gradient: expected a loss and a squared slope within the range of "
+            f"{str(found.loss.dtype).removeprefix('torch.')}, received "
+            f"{found.loss.abs().max():.3g} and {found.slope_squared.max():.3g}"
+        )
+    return found
+
+
+def _is_finite(found: Gradient) -> bool:
+    """One look in most cases: a sum of finite numbers may be infinite, but not the other way.
+    Tensors without numbers, as those of a mode that only traces, are taken as they are."""
+    if type(found.loss) is not Tensor or found.loss.is_meta:
+        return True
+    if math.isfinite(float((found.loss + found.slope_squared).sum())):
+        return True
+    both = torch.stack([found.loss, found.slope_squared])
+    return bool(torch.isfinite(both).all())
+
+
+@torch.no_grad()
+def evaluated(
+    net: ResidualNet,
+    weights: Weights,
+    x: Float[Tensor, "*data n d"],
+    y: Float[Tensor, "*data n dy"],
+    *,
+    backend: Backend = "auto",
+    segment: int | None = None,
+) -> Gradient:
+    """:func:`gradient`, whatever numbers come out."""
+    require_kind(net, ResidualNet, "gradient: expected a network such as cotflow.marion_net()")
+    require_kind(weights, Weights, "gradient: expected cotflow.Weights")
     weights, x, y, runs = admitted(weights, x, y)
     segment = _layers(segment)
     engine = _engine(backend, net, weights, x)
@@ -97,9 +138,9 @@ def gradient(
         except torch.OutOfMemoryError as error:
             raise torch.OutOfMemoryError(
                 f"gradient: {x.device} has not enough memory for depth {weights.depth}, width "
-                f"{weights.width}, {x.shape[-2]} samples and {math.prod(runs)} runs: expected fewer "
-                f"of them, or segment=c, which keeps the state before every c-th layer alone, "
-                f"received segment={segment}"
+                f"{weights.width}, {x.shape[-2]} samples and {math.prod(runs)} runs: expected "
+                "fewer of them, or segment=c, which keeps the state before every c-th layer "
+                f"alone, received segment={segment}"
             ) from error
 
 
@@ -148,7 +189,9 @@ def _layers(segment: int | None) -> int | None:
     except TypeError:
         layers = 0
     if layers < 1:
-        raise ValueError(f"segment: expected at least 1 layer, a whole number, received {segment}")
+        raise ValueError(
+            f"segment: expected at least 1 layer, a whole number, received {shown(segment)}"
+        )
     return layers
 
 
@@ -202,5 +245,5 @@ def _engine(backend: str | Parallel, net: ResidualNet, weights: Weights, x: Tens
             return card.sweep
     raise ValueError(
         "backend: expected auto, plain, compiled, triton or an object of type Parallel, received "
-        f"{backend!r}"
+        f"{shown(backend)}"
     )

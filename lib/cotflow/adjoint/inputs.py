@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
+from torch.autograd.forward_ad import unpack_dual
 
 from cotflow.network.weights import Weights
 
@@ -38,6 +40,11 @@ def admitted(
         if not isinstance(value, Tensor):
             kind = f"{type(value).__module__}.{type(value).__qualname__}"
             raise TypeError(f"gradient: expected a torch tensor for {name}, received {kind}")
+        if is_functorch_wrapped_tensor(value) or unpack_dual(value).tangent is not None:
+            raise TypeError(
+                f"gradient: expected plain tensors, received {name} under a transform such as "
+                "vmap, jvp or grad, which cannot see through it; runs have axes of their own"
+            )
     dtype, device, noted = x.dtype, x.device, False
     if dtype not in REAL:
         raise ValueError(f"gradient: expected x of a real floating-point dtype, received {dtype}")

@@ -6,6 +6,7 @@ on well-posedness.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -14,8 +15,10 @@ from torch import Tensor
 
 from cotflow.adjoint.gradient import Gradient
 from cotflow.measure.observables import largest_layer
+from cotflow.network.numbers import real
 from cotflow.network.residual import ResidualNet, mean_field_net
-from cotflow.network.weights import Weights
+from cotflow.network.tensors import require_numbers
+from cotflow.network.weights import Weights, require_finite
 
 
 @dataclass(frozen=True)
@@ -57,8 +60,17 @@ def no_blow_up(
     Parameters
     ----------
     weights, loss : at time 0.
+
+    Raises
+    ------
+    ValueError : the theorem says nothing about such a net, or numbers are not finite, or < 0.
     """
     _require_layer_flow(net, weights)
+    require_finite("no blow-up", weights, x)
+    require_numbers(loss, "no blow-up", "losses")
+    time = real(time, "no blow-up: expected a finite time ≥ 0", lambda t: 0.0 <= t < math.inf)
+    if bool((loss < 0).any()):
+        raise ValueError(f"no blow-up: expected a loss ≥ 0, received {float(loss.min()):.3g}")
     E = (time * loss).sqrt()
 
     starts = {name: torch.linalg.matrix_norm(getattr(weights, name), ord=2) for name in ("A", "B")}
@@ -81,25 +93,36 @@ def layer_rate(net: ResidualNet, weights: Weights, at: Gradient) -> Float[Tensor
     η multiplies |V_k| + |W_k| by 1 + ηρ at most.
     """
     _require_layer_flow(net, weights)
-    before, after = at_layers(at)
+    before, after = at_layers(weights, at)
     products: Tensor = before.norm(dim=-1) * after.norm(dim=-1)
     return _gain(net, weights) * products.mean(-1).amax(-1)
 
 
 def at_layers(
-    at: Gradient,
+    weights: Weights, at: Gradient
 ) -> tuple[Float[Tensor, "*runs L n q"], Float[Tensor, "*runs L n q"]]:
     """(h_{k−1}, p_k) for k = 1..L: the state before each layer and the adjoint after it."""
-    states, adjoints = _kept(at)
+    states, adjoints = _kept(weights, at)
     return states[..., :-1, :, :], adjoints[..., 1:, :, :]
 
 
-def _kept(at: Gradient) -> tuple[Tensor, Tensor]:
+def _kept(weights: Weights, at: Gradient) -> tuple[Tensor, Tensor]:
+    """States and adjoints of a gradient at these weights, all finite numbers."""
     if at.states is None or at.adjoints is None:
         raise ValueError(
             "bounds: expected a gradient with its states and adjoints, received one made without "
             "them; ask for it without segment"
         )
+    *runs, layers, _, state = at.states.shape
+    fits = (layers, state) == (weights.depth + 1, weights.state)
+    if not fits or tuple(runs) != (weights.runs or tuple(runs)):
+        raise ValueError(
+            f"bounds: expected a gradient at these weights, V of shape {tuple(weights.V.shape)}, "
+            f"received one with states of shape {tuple(at.states.shape)}"
+        )
+    require_finite("bounds", weights)
+    for name, value in (("states", at.states), ("adjoints", at.adjoints)):
+        require_numbers(value, "bounds", name)
     return at.states, at.adjoints
 
 
@@ -126,7 +149,13 @@ def semiconvexity(
     if weights.b is not None:
         moment = moment + weights.b.square()
     R = moment.mean((-2, -1)).sqrt()
-    states, _ = _kept(at)
+    states, _ = _kept(weights, at)
+    require_numbers(y, "semi-convexity", "entries of y")
+    if y.shape[-2:] != (states.shape[-2], weights.B.shape[-2]):
+        raise ValueError(
+            f"semi-convexity: expected y of shape {(states.shape[-2], weights.B.shape[-2])}, "
+            f"received {tuple(y.shape)}"
+        )
     X = (1.0 + states.square().sum(-1)).sqrt().amax((-2, -1))
     r: Tensor = (states[..., -1, :, :] - y).norm(dim=-1).mean(-1)
     D = (0.5 * K1 * R.square()).exp()

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cotflow.adjoint.gradient import Gradient
 from cotflow.bounds.energy import at_layers
+from cotflow.network.numbers import real
 from cotflow.network.residual import ResidualNet
 from cotflow.network.weights import Weights
 
@@ -35,6 +36,10 @@ class WorstCase:
     log10_beta: float
 
 
+def _usual(norm: float) -> bool:
+    return 1e-100 <= norm <= 1e100
+
+
 def worst_case(
     net: ResidualNet, weights: Weights, bound: float, x_bound: float, y_bound: float
 ) -> WorstCase:
@@ -46,7 +51,14 @@ def worst_case(
     K₂ = cK_σMH,  K′ = max((b + (b² + 4a²)^½)/2, cK_σM + c c_q C_σ M²H/4), where the first is
     the norm of the quadratic form 2a|δV||δW| + b|δW|²,
     α = 2 c_ℓ e^κ K′ M (e^κ M² M_X + M_Y),  β = (α/K′) κ (κ + e^κ K′ M M_X).
+
+    Raises
+    ------
+    ValueError : M or M_X is not between 1e-100 and 1e100, or M_Y is not between 0 and 1e100.
     """
+    bound = real(bound, "worst case: expected 1e-100 ≤ M ≤ 1e100", _usual)
+    x_bound = real(x_bound, "worst case: expected 1e-100 ≤ M_X ≤ 1e100", _usual)
+    y_bound = real(y_bound, "worst case: expected 0 ≤ M_Y ≤ 1e100", lambda v: v == 0.0 or _usual(v))
     sigma, ln10 = net.activation, math.log(10.0)
     c_q = net.input_scale(weights.state)
     c = net.residual_scale(1, weights.width) * c_q
@@ -65,7 +77,7 @@ def worst_case(
     kappa = math.exp(log_kappa) if log_kappa < 700 else math.inf
     last = kappa + 2 * log_M + math.log(x_bound)
     if kappa < math.inf:
-        last = float(np.logaddexp(last, math.log(y_bound)))
+        last = float(np.logaddexp(last, math.log(y_bound) if y_bound else -math.inf))
     log_p = math.log(2.0 * net.loss_factor) + log_M + kappa + last
     log_alpha, log_beta = log_p + log_K_prime, log_p + log_kappa
     if kappa < math.inf:
@@ -115,7 +127,7 @@ def gap_growth(
         return norms
 
     V, W = weights.V, weights.W
-    before, after = at_layers(at)
+    before, after = at_layers(weights, at)
     h, h1 = pair(before)
     p, p1 = pair(after)
     z, z1 = pair(torch.matmul(before, W.mT) * c_q)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from cotflow.network.activations import Activation
+from cotflow.network.numbers import whole
 
 # Beyond this |z| the Gaussian density is below 1e-55.
 CUT = 16.0
@@ -40,10 +41,8 @@ def hermite_coefficients(activation: Activation, degree: int, nodes: int = 256) 
     ----------
     nodes : on each half-line.
     """
-    if degree < 0 or nodes < 2:
-        raise ValueError(
-            f"Hermite coefficients: expected degree ≥ 0 and nodes ≥ 2, received {degree}, {nodes}"
-        )
+    expected = "Hermite coefficients: expected degree ≥ 0 and nodes ≥ 2"
+    degree, nodes = whole(degree, expected, 0), whole(nodes, expected, 2)
     values = _quadrature(activation, degree, nodes)
     coarse = _quadrature(activation, degree, max(nodes // 2, 1))
     return HermiteSeries(values, float(np.abs(values - coarse).max()))

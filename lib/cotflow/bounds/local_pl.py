@@ -16,12 +16,14 @@ from torch import Tensor
 
 from cotflow.adjoint.gradient import Gradient
 from cotflow.network.activations import Activation
+from cotflow.network.numbers import positive, real, whole
 from cotflow.network.residual import ResidualNet
-from cotflow.network.weights import Weights
+from cotflow.network.weights import Weights, require_finite
 
 
 def pl_constant(at: Gradient) -> Float[Tensor, "*runs"]:
-    """(‖∂_Aℓ‖² + LΣ_k‖∂_{Z_k}ℓ‖² + ‖∂_Bℓ‖²)/ℓ over the trained parts, [M] Definition 1."""
+    """(‖∂_Aℓ‖² + LΣ_k‖∂_{Z_k}ℓ‖² + ‖∂_Bℓ‖²)/ℓ over the trained parts, [M] Definition 1; not a
+    number where ℓ = 0."""
     return at.slope_squared / at.loss
 
 
@@ -72,6 +74,8 @@ class Proposition5:
         """The three parts of δ at width m and input dimension d; ``proxy`` is v_x², the
         sub-Gaussian proxy of √(d/q)·x. A part above 1 says nothing."""
         n = self.samples
+        inputs = whole(inputs, "[M] Prop. 5: expected an input dimension ≥ 1", 1)
+        proxy = real(proxy, "[M] Prop. 5: expected a finite proxy > 0", positive)
         coherence = (3.0 / (4.0 * n)) ** (2.0 / self.order) * inputs / (2.0 * proxy)
         return {
             "norm of W": math.exp(-self.state * width / 16.0),
@@ -85,6 +89,8 @@ def proposition_5(
 ) -> Proposition5:
     """c₁ = max(2¹⁰K²e^{4√2K}/η², 1), c₂ = 128K²e^{2√2K}/η, c₃ = min(η/(32√2K), ½),
     c₄ = η³/(2¹⁴K²e^{6√2K}), with K = sup|σ′| and η = |η_r|."""
+    samples = whole(samples, "[M] Prop. 5: expected samples ≥ 1", 1)
+    state = whole(state, "[M] Prop. 5: expected a state ≥ 1", 1)
     eta, K, root = abs(coefficient), activation.lipschitz, math.sqrt(2.0)
     if not 0.0 < eta < math.inf or order < 2:
         raise ValueError(
@@ -110,7 +116,7 @@ PRINTED_EXPONENT = 3.0 / 64.0
 
 def feature_failure(
     samples: int,
-    width: int,
+    width: int | float,
     coefficient: float,
     bound: float,
     exponent: float = PRINTED_EXPONENT,
@@ -120,6 +126,10 @@ def feature_failure(
     a = 3/64 as printed in [M] (Lemma 21); the matrix Chernoff bound gives a = 0.1008
     (:data:`FEATURE_EXPONENT`), and 9/128 in its simplest form. Void (n) for unbounded σ.
     """
+    samples = whole(samples, "[M] Lemma 21: expected samples ≥ 1", 1)
+    real(width, "[M] Lemma 21: expected a width ≥ 1", lambda m: 1.0 <= m < math.inf)
+    real(bound, "[M] Lemma 21: expected a bound of σ > 0", lambda v: v > 0.0)
+    real(coefficient, "[M] Lemma 21: expected a finite coefficient")
     return samples * math.exp(-exponent * width * coefficient**2 / (bound**2 * samples))
 
 
@@ -144,6 +154,8 @@ class Theorem6:
 def theorem_6(five: Proposition5, lipschitz: float, width: float) -> Theorem6:
     """C = c₃²c₄²/(64n⁴q³ max(M_BK, M_BM_X, M_AM_X)² e^{2K}), M_A = M_B = 1 + M, M_X = √q and
     M_Z = √(2qm) + M, for two-layer residuals of width m."""
+    lipschitz = real(lipschitz, "[M] Thm 6: expected a finite sup|σ′| > 0", positive)
+    width = real(width, "[M] Thm 6: expected a width ≥ 1", lambda m: 1.0 <= m < math.inf)
     n, q, M, ln10 = five.samples, five.state, five.radius, math.log(10.0)
     c = lipschitz / math.sqrt(width * q)
     M_A, M_X, M_W = 1.0 + M, math.sqrt(q), math.sqrt(2.0 * q * width) + M
@@ -176,6 +188,9 @@ def proposition_8(
     K : bound on ‖∂₁f‖ and ‖∂₂f‖ over the ball, e.g. :meth:`StartNorms.derivatives`.
     A, B : operator norms at the start; M_A = ‖A‖ + M, M_B = ‖B‖ + M.
     """
+    radius = real(radius, "[M] Prop. 8: expected a finite radius > 0", positive)
+    for value in (constant, K, A, B, x_bound):
+        real(value, "[M] Prop. 8: expected finite numbers ≥ 0", lambda v: 0.0 <= v < math.inf)
     M_A, M_B = A + radius, B + radius
     largest = max(M_B * K, M_B * x_bound, M_A * x_bound)
     return (constant * radius / (8.0 * math.exp(K) * largest)) ** 2
@@ -245,7 +260,8 @@ class StartNorms:
         S = 2√c_ℓ·max((‖B‖ + M)e^g·max(gH/M, |x|), H). For every L ≥ 1, every width, and every
         activation with σ(0) = 0 and K = sup|σ′| < ∞.
         """
-        M, (c_m, c_q), K = radius, self.scales, self.lipschitz
+        M = real(radius, "local PL: expected a finite radius > 0", positive)
+        (c_m, c_q), K = self.scales, self.lipschitz
         g, growth = self._growth(M)
         first = (self.A + M) * self.x
         H, D = growth * first, M * self.x + (growth - 1.0) * first
@@ -262,17 +278,29 @@ class StartNorms:
 
     def derivatives(self, radius: float) -> float:
         """K: ‖∂₁f‖ ≤ g and ‖∂_Vf‖ + ‖∂_Wf‖ ≤ gH/M in the ball, the larger of the two."""
+        radius = real(radius, "local PL: expected a finite radius > 0", positive)
         g, growth = self._growth(radius)
         return max(g, g * growth * (self.A + radius) * self.x / radius)
 
     def best(self, radii: int = 400) -> StartBound:
         """The radius, among ``radii`` geometrically spaced ones, that admits the largest loss."""
+        radii = whole(radii, "local PL: expected radii ≥ 1", 1)
         candidates = (self.bound(float(M)) for M in np.geomspace(1e-8, 1.0, radii))
         return max(candidates, key=lambda bound: bound.largest_loss)
 
 
 def start_norms(net: ResidualNet, weights: Weights, x: Float[Tensor, "n d"]) -> StartNorms:
-    """Measured on one start, in the precision of its weights."""
+    """Measured on one start, in the precision of its weights.
+
+    Raises
+    ------
+    ValueError : several runs, a net outside the theorem, or numbers that are not finite.
+    """
+    if weights.runs or x.ndim != 2:
+        raise ValueError(
+            f"local PL: expected one run, received V of shape {tuple(weights.V.shape)} and x of "
+            f"shape {tuple(x.shape)}"
+        )
     least = least_feature_singular_values(net, weights, x)
     B = torch.linalg.svdvals(weights.B)
     return StartNorms(
@@ -294,7 +322,7 @@ def least_feature_singular_values(
     net: ResidualNet, weights: Weights, x: Float[Tensor, "*data n d"]
 ) -> Float[Tensor, "*runs L"]:
     """s_min(Σ_k) of every layer at V = 0, where every state is Ax_i; 0 if m < n."""
-    _require(net, weights)
+    _require(net, weights, x)
     features = _features(net, weights, x)
     if features.shape[-1] < features.shape[-2]:
         return features.new_zeros(features.shape[:-2])
@@ -311,7 +339,7 @@ def start_constant(
 
     Source: [C], proof in the chapter on long training times.
     """
-    _require(net, weights)
+    _require(net, weights, x)
     features = _features(net, weights, x)
     kernel = torch.matmul(features, features.mT).mean(-3)
     kernel = kernel * net.residual_scale(1, weights.width) ** 2
@@ -326,7 +354,8 @@ def _features(net: ResidualNet, weights: Weights, x: Tensor) -> Float[Tensor, "*
     return net.activation(torch.matmul(h, weights.W.mT) * net.input_scale(weights.state))
 
 
-def _require(net: ResidualNet, weights: Weights) -> None:
+def _require(net: ResidualNet, weights: Weights, x: Tensor) -> None:
+    require_finite("local PL", weights, x)
     zero = float(net.activation(torch.zeros((), dtype=weights.V.dtype, device="cpu")))
     if (
         weights.b is not None

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from cotflow.adjoint.gradient import gradient
+from cotflow.adjoint.gradient import evaluated
+from cotflow.network.numbers import positive, real, whole
 from cotflow.network.residual import ResidualNet
 from cotflow.network.weights import Weights
 
@@ -66,14 +67,23 @@ def smallest_pl(
     ``draws`` random points on the border of the ball, then ``rounds`` projected steps down the
     logarithm of the ratio (by automatic differentiation) from the smallest, each as long as a
     falling part of the radius. Trained parameters move; the others stay.
+
+    Raises
+    ------
+    ValueError : several runs, a radius or counts that are none, or a loss that is 0 or no number.
     """
-    at = gradient(net, weights, x, y)
+    radius = real(radius, "search: expected a finite radius > 0", positive)
+    draws = whole(draws, "search: expected draws ≥ 0", 0)
+    rounds = whole(rounds, "search: expected rounds ≥ 0", 0)
+    at = evaluated(net, weights, x, y)
+    if at.loss.ndim or not 0.0 < float(at.loss) < math.inf:
+        raise ValueError(f"search: expected one run of finite loss > 0, received {at.loss}")
     centre = float(at.slope_squared / at.loss)
     best, ratio = weights, centre
     for _ in range(draws):
         noise = {name: _noise(getattr(weights, name), generator) for name in net.trained}
         point = into_ball(weights.plus(noise, 1.0), weights, radius, onto=True)
-        at = gradient(net, point, x, y)
+        at = evaluated(net, point, x, y)
         if float(at.slope_squared / at.loss) < ratio:
             best, ratio = point, float(at.slope_squared / at.loss)
     drawn, point = ratio, best

@@ -17,6 +17,7 @@ from cotflow.certificates.initial import InitialBall, initial_ball
 from cotflow.certificates.norms import risk_bound
 from cotflow.certificates.rounding import LEAST, Reals, down, up
 from cotflow.certificates.running import RunningBall, running_ball
+from cotflow.network.numbers import real, shown
 from cotflow.network.residual import ResidualNet
 from cotflow.network.weights import Weights
 
@@ -179,9 +180,9 @@ def _certificate(
     )
 
 
-def _require_radius(radius: float | None) -> None:
-    if radius is not None and not 0.0 < radius < 1e60:
-        raise ValueError(f"certificate: expected a radius > 0 or none, received {radius}")
+def _radius(radius: float | None) -> float | None:
+    expected = "certificate: expected a radius > 0 or none"
+    return None if radius is None else real(radius, expected, lambda r: 0.0 < r < 1e60)
 
 
 def initial_certificate(
@@ -221,9 +222,9 @@ def initial_certificate(
     """
     require_ball(net, weights)
     require_data(weights, x, y, runs=False)
-    _require_radius(radius)
-    if constants not in ("sharp", "explicit"):
-        raise ValueError(f"constants: expected sharp or explicit, received {constants!r}")
+    radius = _radius(radius)
+    if not isinstance(constants, str) or constants not in ("sharp", "explicit"):
+        raise ValueError(f"constants: expected sharp or explicit, received {shown(constants)}")
     layered = [weights.W] if weights.b is None else [weights.W, weights.b]
     if bool(weights.V.any()) or any(not bool((v == v[:1]).all()) for v in layered):
         raise ValueError(
@@ -252,7 +253,7 @@ def running_certificate(
     """
     require_ball(net, weights)
     require_data(weights, x, y, runs=False)
-    _require_radius(radius)
+    radius = _radius(radius)
     passed = forward(net, weights, x)
     ball, risk = running_ball(net, weights, x, passed), risk_bound(weights, passed, y)
     return _certificate(ball, passed, risk, radius, "running")

@@ -6,11 +6,15 @@ basis by products, whose rounding is bounded, and what is left off the diagonal 
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from cotflow.certificates.rounding import down, gamma, up
+from cotflow.network.checks import require_values
+from cotflow.network.numbers import real, shown
 
 
 def _frobenius(matrix: Tensor) -> Tensor:
@@ -33,6 +37,12 @@ def _diagonal(matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _double(matrix: Tensor, what: str) -> Tensor:
+    require_values(matrix, f"{what}: expected matrices as a torch tensor")
+    if matrix.ndim < 2 or not matrix.numel() or not matrix.is_floating_point():
+        raise ValueError(
+            f"{what}: expected real floating-point matrices with entries, received "
+            f"{str(matrix.dtype).removeprefix('torch.')} of shape {tuple(matrix.shape)}"
+        )
     matrix = matrix.detach().to("cpu", torch.float64)
     if not bool(torch.isfinite(matrix).all()):
         raise ValueError(f"{what}: expected finite numbers, received {matrix.isnan().sum()} NaN")
@@ -50,6 +60,10 @@ def eigenvalue_bounds(
     """
     gram = _double(gram, "eigenvalues")
     n = gram.shape[-1]
+    if gram.shape[-2] != n:
+        raise ValueError(
+            f"eigenvalues: expected square matrices, received shape {tuple(gram.shape)}"
+        )
     if not torch.equal(gram, gram.mT):
         raise ValueError(
             "eigenvalues: expected a symmetric matrix, received one that differs from its "
@@ -107,9 +121,18 @@ def least_singular_value(
     rounding = up(rounding + gamma(n) * _frobenius(left) * _frobenius(image))
     low = diagonal.abs().amin(-1) - up(rest + rounding)
     low = down(low.clamp_min(0.0)) / up(stretch)
-    return (
-        down(low) - up(torch.as_tensor(error, dtype=torch.float64, device=matrix.device))
-    ).clamp_min(0.0)
+    return (down(low) - up(_error(error, low))).clamp_min(0.0)
+
+
+def _error(error: object, like: Tensor) -> Tensor:
+    """‖Φ − given‖_F for each run, as a tensor."""
+    expected = "singular values: expected an error ≥ 0, one for all runs or one a run"
+    if not isinstance(error, Tensor):
+        return like.new_tensor(real(error, expected, lambda e: 0.0 <= e <= math.inf))
+    require_values(error, expected)
+    if error.shape not in ((), like.shape) or not bool((error >= 0.0).all()):
+        raise ValueError(f"{expected}, received {shown(error)}")
+    return error.detach().to(like)
 
 
 def least_feature_eigenvalue(

@@ -10,8 +10,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cotflow.certificates.eigenvalues import least_feature_eigenvalue
-from cotflow.certificates.hypotheses import require_data
+from cotflow.certificates.hypotheses import require_data, require_weights
 from cotflow.certificates.rounding import UNIT, gamma, up
+from cotflow.network.checks import require_kind, require_values
+from cotflow.network.numbers import real, shown
 from cotflow.network.residual import ResidualNet
 from cotflow.network.weights import Weights
 
@@ -29,6 +31,7 @@ def length(vectors: Float[Tensor, "*shape q"]) -> Float[Tensor, "*shape"]:
 
 def layer_stretch(weights: Weights) -> Float[Tensor, "*runs L"]:
     """(1/m) Σ_j |u_j||w_j| ≥ Lip F_k, layer by layer, for |σ′| ≤ 1; rounded up."""
+    require_weights(weights)
     weights = exact(weights)
     return up((length(weights.V.mT) * length(weights.W)).mean(-1), weights.width)
 
@@ -106,14 +109,26 @@ def layer_kernels(
     Plain numbers, not bounds: λ_min from the product is no better than about n·u. Bounds take
     the factor, ``forward(net, weights, x).least_eigenvalues()``.
     """
+    require_kind(net, ResidualNet, "certificate: expected a network such as mean_field_net(COS)")
     require_data(weights, x)
     features = forward(net, weights, x).features
     gram = features @ features.mT / features.shape[-1]
     return (gram + gram.mT) / 2
 
 
+def _tau(tau: object) -> float:
+    return real(tau, "features: expected 0 ≤ tau ≤ 1e150", lambda t: 0.0 <= t <= 1e150)
+
+
 def kernel_gaussian_cos(x: Float[Tensor, "n d"], tau: float) -> Float[Tensor, "n n"]:
     """½ exp(−τ²|x_i − x_j|²/2), the limit m → ∞ of K for σ = cos, w ~ N(0, τ²I), b ~ U[0, 2π]."""
+    require_values(x, "kernel: expected a torch tensor for x")
+    if x.ndim != 2 or not x.is_floating_point() or not bool(torch.isfinite(x).all()):
+        raise ValueError(
+            "kernel: expected x of shape (N, q), of finite real numbers, received "
+            f"{str(x.dtype).removeprefix('torch.')} of shape {tuple(x.shape)}"
+        )
+    tau = _tau(tau)
     return 0.5 * torch.exp(-0.5 * tau**2 * torch.cdist(x, x).square())
 
 
@@ -129,9 +144,12 @@ def gaussian_cos(
 
     A stays, B becomes output_gain·B. ``layers`` is "tied" or "independent".
     """
+    require_kind(weights, Weights, "features: expected cotflow.Weights")
+    require_kind(generator, torch.Generator, "features: expected a torch.Generator")
+    tau, output_gain = _tau(tau), real(output_gain, "features: expected a finite output_gain")
     *runs, depth, m, q = weights.W.shape
-    if layers not in ("tied", "independent"):
-        raise ValueError(f"layers: expected tied or independent, received {layers!r}")
+    if not isinstance(layers, str) or layers not in ("tied", "independent"):
+        raise ValueError(f"layers: expected tied or independent, received {shown(layers)}")
     drawn = 1 if layers == "tied" else depth
     dtype, device = weights.W.dtype, generator.device
     W = torch.randn(*runs, drawn, m, q, generator=generator, dtype=dtype, device=device) * tau

@@ -6,8 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cotflow.network.checks import require_kind, require_values
 from cotflow.network.residual import ResidualNet
-from cotflow.network.weights import Weights
+from cotflow.network.weights import Weights, require_fit
 
 # Below every product of a few dozen numbers of the size that doubles resolve.
 LARGEST = 1e60
@@ -16,6 +17,7 @@ LARGEST = 1e60
 def require_network(net: ResidualNet) -> None:
     """h_{k+1} = h_k + (1/(Lm)) Σ_j u_j σ(w_j·h_k + b_j), |σ′| ≤ 1, L = (1/2N)Σ|F − y|², V trained,
     in the metric (1/(Lm))Σ|ω|²."""
+    require_kind(net, ResidualNet, "certificate: expected a network such as mean_field_net(COS)")
     if not net.activation.lipschitz <= 1.0:
         raise ValueError(
             "certificate: expected an activation with |σ′| ≤ 1, received "
@@ -43,6 +45,7 @@ def require_network(net: ResidualNet) -> None:
 
 def require_ball(net: ResidualNet, weights: Weights) -> None:
     """On a ball of measures also |σ| ≤ 1, A and B frozen, and one run at a time."""
+    require_kind(net, ResidualNet, "certificate: expected a network such as mean_field_net(COS)")
     if not (net.activation.bound <= 1.0 and net.activation.lipschitz <= 1.0):
         raise ValueError(
             "certificate: expected an activation with |σ| ≤ 1 and |σ′| ≤ 1 (tanh, cos), received "
@@ -55,11 +58,24 @@ def require_ball(net: ResidualNet, weights: Weights) -> None:
             f"certificate: expected A and B frozen, received trained = {net.trained}: the ball "
             "is one of measures of (V, W, b)"
         )
-    if weights.V.ndim != 3 or weights.A.ndim != 2 or weights.B.ndim != 2:
+    require_one_run(weights)
+
+
+def require_one_run(weights: Weights) -> None:
+    """No run axes."""
+    require_kind(weights, Weights, "certificate: expected cotflow.Weights")
+    if weights.runs:
         raise ValueError(
             "certificate: expected the weights of one run, V of shape (L, q, m), received "
             f"{tuple(weights.V.shape)}; certify the runs of a batch one after another"
         )
+
+
+def require_weights(weights: Weights) -> None:
+    """Weights that can be looked at."""
+    require_kind(weights, Weights, "certificate: expected cotflow.Weights")
+    for name, value in weights.tensors().items():
+        require_values(value, f"certificate: expected a torch tensor for {name}")
 
 
 def require_data(
@@ -67,12 +83,19 @@ def require_data(
 ) -> None:
     """x of shape (*, N, d), y of shape (*, N, d′), without * where there are no runs; all numbers
     real, of floating point and finite."""
+    require_weights(weights)
+    if not runs:
+        require_one_run(weights)
+    for name, value in ({"x": x} | ({} if y is None else {"y": y})).items():
+        require_values(value, f"certificate: expected a torch tensor for {name}")
     d, out = weights.A.shape[-1], weights.B.shape[-2]
     before = "*, " if runs else ""
     if x.ndim < 2 or x.shape[-2] < 1 or x.shape[-1] != d or (x.ndim > 2 and not runs):
         raise ValueError(
             f"certificate: expected x of shape ({before}N, {d}), received {tuple(x.shape)}"
         )
+    if runs:
+        require_fit("certificate", weights, x)
     if y is not None and (tuple(y.shape[-2:]) != (x.shape[-2], out) or (y.ndim > 2 and not runs)):
         raise ValueError(
             f"certificate: expected y of shape ({before}{x.shape[-2]}, {out}), received "
@@ -85,6 +108,8 @@ def require_data(
                 f"certificate: expected real floating-point numbers in {name}, received "
                 f"{str(value.dtype).removeprefix('torch.')}"
             )
+        if not value.numel():
+            raise ValueError(f"certificate: expected at least one number in {name}, received none")
         # In single precision the limit itself would be infinite.
         sizes = value.detach().to("cpu", torch.float64).abs()
         if not bool((sizes <= LARGEST).all()):

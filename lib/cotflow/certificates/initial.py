@@ -13,8 +13,9 @@ from torch import Tensor
 from cotflow.certificates.features import Forward, exact, forward, length
 from cotflow.certificates.hypotheses import require_data
 from cotflow.certificates.norms import data_norm, feature_norms
-from cotflow.certificates.rounding import Reals, down, up
+from cotflow.certificates.rounding import BEYOND, Reals, down, one_radius, radii, up
 from cotflow.certificates.slope import output_constant
+from cotflow.network.checks import require_kind
 from cotflow.network.residual import ResidualNet
 from cotflow.network.weights import Weights
 
@@ -47,17 +48,20 @@ class InitialBall:
         """√(κ² + (4/9)Nβ₀²)."""
         return math.sqrt(self.data_norm**2 + 4.0 * self.points * self.feature_norm**2 / 9.0)
 
+    @BEYOND
     def kernel_loss(self, radius: Reals) -> Reals:
         """G(R) = R√(κ² + (4/9)Nβ₀²) + √N R²/(2√2): √λ_min(K_k) is lost by at most so much, in
         the mean over the layers."""
-        R, N = np.asarray(radius, dtype=float), self.points
+        R, N = radii(radius), self.points
         return up(R * self._slope + math.sqrt(N) * R**2 / (2.0 * math.sqrt(2.0)))
 
+    @BEYOND
     def stretch(self, radius: Reals) -> Reals:
         """Λ(R) = β₀R + R²/2 ≥ (1/L)Σ Lip F_k."""
-        R = np.asarray(radius, dtype=float)
+        R = radii(radius)
         return up(self.feature_norm * R + R**2 / 2.0)
 
+    @BEYOND
     def root(self, radius: Reals) -> Reals:
         """√m(R) = σ_min(B) √(2/N) (√λ₀ − G(R))₊ (1 − Λ(R))₊, nonincreasing in R, every depth."""
         root = down(math.sqrt(self.feature_eigenvalue))
@@ -65,17 +69,19 @@ class InitialBall:
         kept = np.maximum(1.0 - self.stretch(radius), 0.0)
         return down(self.output * math.sqrt(2.0 / self.points) * kernel * kept)
 
+    @BEYOND
     def explicit_eigenvalue(self, radius: Reals) -> Reals:
         """λ_R = λ₀ − 2N(√(1 + (X₀ + R)²) + b₀)R."""
-        R = np.asarray(radius, dtype=float)
+        R = radii(radius)
         lost: Reals = (
             2.0 * self.points * (np.hypot(1.0, self.data_radius + R) + self.feature_moment) * R
         )
         return self.feature_eigenvalue - up(lost)
 
+    @BEYOND
     def explicit(self, radius: Reals) -> Reals:
         """m(R) = σ_min(B)² (2/N) λ_R e^{−2R(b₀ + R)} where λ_R > 0, else 0; never above root²."""
-        R = np.asarray(radius, dtype=float)
+        R = radii(radius)
         positive = np.maximum(self.explicit_eigenvalue(R), 0.0)
         exponent = up(2.0 * R * (self.feature_moment + R))
         decay = np.exp(-exponent * (1.0 + 1e-12)) * (1.0 - 1e-12)
@@ -83,6 +89,7 @@ class InitialBall:
 
     def obstacle(self, radius: float) -> str:
         """Why √m(R) = 0, or nothing."""
+        radius = one_radius(radius)
         kernel = math.sqrt(self.feature_eigenvalue) - float(self.kernel_loss(radius))
         if kernel <= 0.0:
             return f"at radius R = {radius:.4g} the bound √λ_R = {kernel:.4g} is ≤ 0"
@@ -95,6 +102,7 @@ class InitialBall:
 
     def explicit_obstacle(self, radius: float) -> str:
         """Why m(R) = 0, or nothing."""
+        radius = one_radius(radius)
         kernel = float(self.explicit_eigenvalue(radius))
         return (
             f"at radius R = {radius:.4g} the bound λ_R = {kernel:.4g} is ≤ 0" if kernel <= 0 else ""
@@ -115,6 +123,7 @@ def initial_ball(
     net: ResidualNet, weights: Weights, x: Float[Tensor, "n d"], passed: Forward | None = None
 ) -> InitialBall:
     """The constants of the balls around V = 0, computed from the drawn features."""
+    require_kind(net, ResidualNet, "certificate: expected a network such as mean_field_net(COS)")
     require_data(weights, x, runs=False)
     passed = passed or forward(net, weights, x)
     weights = exact(weights)

@@ -12,8 +12,9 @@ from torch import Tensor
 from cotflow.certificates.features import Forward, exact, forward
 from cotflow.certificates.hypotheses import require_data
 from cotflow.certificates.norms import data_norm, feature_norms
-from cotflow.certificates.rounding import Reals, down, up
+from cotflow.certificates.rounding import BEYOND, Reals, down, one_radius, radii, up
 from cotflow.certificates.slope import output_constant
+from cotflow.network.checks import require_kind
 from cotflow.network.residual import ResidualNet
 from cotflow.network.weights import Weights
 
@@ -47,7 +48,7 @@ class RunningBall:
 
     def drift(self, radius: Reals) -> Reals:
         """δ(R) = R√(N + mean U²κ²) exp(mean Uβ + √(mean U²) R) ≥ (Σ_i|x_{k,i} − x⁰_{k,i}|²)^½."""
-        R, U, mean = np.asarray(radius, dtype=float), self.outer, self._mean
+        R, U, mean = radii(radius), self.outer, self._mean
         exponent = up(mean(U * self.inner) + math.sqrt(mean(U**2)) * R)
         with np.errstate(over="ignore", invalid="ignore"):
             growth = np.exp(exponent * (1.0 + 1e-12)) * (1.0 + 1e-12)
@@ -56,24 +57,27 @@ class RunningBall:
 
     def kernel_loss(self, radius: Reals) -> Reals:
         """(max κ + δ)R + √(mean β²) δ."""
-        R, drift = np.asarray(radius, dtype=float), self.drift(radius)
+        R, drift = radii(radius), self.drift(radius)
         with np.errstate(over="ignore", invalid="ignore"):
             inner = math.sqrt(self._mean(self.inner**2)) * drift
             loss = up((self.data_norm.max() + drift) * R + inner)
         return np.where(np.isnan(loss), np.inf, loss)
 
+    @BEYOND
     def stretch(self, radius: Reals) -> Reals:
         """Λ(R) = mean Uβ + R√(mean(U² + β²)) + R²/2 ≥ (1/L)Σ Lip F_k."""
-        R, U, beta, mean = np.asarray(radius, dtype=float), self.outer, self.inner, self._mean
+        R, U, beta, mean = radii(radius), self.outer, self.inner, self._mean
         return up(mean(U * beta) + R * math.sqrt(mean(U**2 + beta**2)) + R**2 / 2.0)
 
+    @BEYOND
     def steepest(self, radius: Reals) -> Reals:
         """â(R) = min(max_k (U_k + √L R)(β_k + √L R)/L, Λ(R)) ≥ max_k Lip F_k/L."""
-        reach = math.sqrt(self.depth) * np.asarray(radius, dtype=float)[..., None]
+        reach = math.sqrt(self.depth) * radii(radius)[..., None]
         layers = (self.outer + reach) * (self.inner + reach) / self.depth
         steepest: Reals = np.minimum(up(layers.max(-1)), self.stretch(radius))
         return steepest
 
+    @BEYOND
     def root(self, radius: Reals) -> Reals:
         """√m(R) = σ_min(B) √(2/N) (1 − â)^{Λ/â} (√λ̄ − (max κ + δ)R − √(mean β²) δ)₊, and 0
         where â ≥ 1; nonincreasing in R."""
@@ -89,6 +93,7 @@ class RunningBall:
 
     def obstacle(self, radius: float) -> str:
         """Why √m(R) = 0, or nothing."""
+        radius = one_radius(radius)
         kernel = math.sqrt(self.feature_eigenvalue) - float(self.kernel_loss(radius))
         if self.steepest(radius) >= 1.0:
             return (
@@ -104,6 +109,7 @@ def running_ball(
     net: ResidualNet, weights: Weights, x: Float[Tensor, "n d"], passed: Forward | None = None
 ) -> RunningBall:
     """The constants of the balls around a net as it is."""
+    require_kind(net, ResidualNet, "certificate: expected a network such as mean_field_net(COS)")
     require_data(weights, x, runs=False)
     passed = passed or forward(net, weights, x)
     weights = exact(weights)

@@ -6,11 +6,12 @@ one convolution, which is several times faster than one convolution a run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
-from typing import Literal
+from operator import index
+from typing import Literal, SupportsIndex
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +26,42 @@ EPSILON = 1e-5
 POOLED = 2
 STRIDE = {"text": 2, "released": 3}
 PADDING = {"text": 2, "released": 1}
+
+
+def count(value: int, name: str) -> int:
+    """``value`` as an int that is at least 1.
+
+    Raises
+    ------
+    ValueError : it is none.
+    """
+    try:
+        found = index(value)
+    except TypeError:
+        found = 0
+    if found < 1:
+        raise ValueError(f"network: expected {name} ≥ 1, a whole number, received {value!r}")
+    return found
+
+
+def seeds_of(seeds: Iterable[SupportsIndex], least: int = 1) -> list[int]:
+    """The seeds as ints that a generator takes, at least so many.
+
+    Raises
+    ------
+    ValueError : they are none.
+    """
+    try:
+        found = [index(seed) for seed in seeds]
+        fit = all(-(2**63) <= seed < 2**64 for seed in found)
+    except TypeError:
+        found, fit = [], False
+    if not fit or len(found) < least:
+        raise ValueError(
+            "network: expected a list of seeds, whole numbers from -2^63 up to 2^64, received "
+            f"{seeds!r}"
+        )
+    return found
 
 
 @dataclass(frozen=True)
@@ -184,6 +221,8 @@ class ConvNet:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "activation", self.sigma)
+        for name in ("channels", "classes"):
+            object.__setattr__(self, name, count(getattr(self, name), name))
         if self.variant not in STRIDE:
             raise ValueError(
                 f"network: expected a variant among {sorted(STRIDE)}, received {self.variant!r}"
@@ -266,6 +305,7 @@ def initial_weights(
     """
     if start not in ("tied", "independent"):
         raise ValueError(f"start: expected 'tied' or 'independent', received {start!r}")
+    depth, inputs, seeds = count(depth, "depth"), count(inputs, "inputs"), seeds_of(seeds)
     c, features = net.channels, POOLED**2 * net.channels
 
     def one(seed: int) -> dict[str, Tensor]:

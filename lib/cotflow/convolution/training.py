@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from operator import index
 from typing import Any, Literal, SupportsIndex
 
 import torch
@@ -15,10 +14,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cotflow.convolution.datasets import Images
-from cotflow.convolution.network import ConvNet, ConvWeights, Layers
+from cotflow.convolution.network import ConvNet, ConvWeights, Layers, seeds_of
 from cotflow.flows.keeper import Keeper
-from cotflow.flows.numbers import Number, real, whole
 from cotflow.flows.record import observation
+from cotflow.network.numbers import Number, real, whole
 
 RESIDUAL = ("conv1", "scale1", "shift1", "conv2", "scale2", "shift2")
 OUTER = ("stem", "stem_scale", "stem_shift", "head", "bias")
@@ -68,6 +67,10 @@ class Trainer:
             value = getattr(self, name)
             if value is not None:
                 numbers[name] = real(value, f"training: expected a finite {name}")
+        if self.precision not in ("full", "mixed"):
+            raise ValueError(
+                f"training: expected precision 'full' or 'mixed', received {self.precision!r}"
+            )
         for name, number in numbers.items():
             object.__setattr__(self, name, number)
 
@@ -143,7 +146,7 @@ def train(
     """
     weights = weights.map(Tensor.detach)
     like = weights.head
-    drawn = [index(seed) for seed in seeds]
+    drawn = seeds_of(seeds, least=0)
     if len(weights.runs) != 1 or len(drawn) != weights.runs[0]:
         raise ValueError(
             f"training: expected weights with one run axis and one seed a run, received runs of "
@@ -156,6 +159,8 @@ def train(
         )
     if trainer.precision == "mixed" and like.device.type != "cuda":
         raise ValueError(f"training: mixed precision is for CUDA only, received {like.device}")
+    for images, labels in ((data.train, data.train_labels), (data.test, data.test_labels)):
+        _require_labelled(net, images, labels)
     data = data.to(dtype=like.dtype, device=like.device)
     samples = len(data.train_labels)
     batch = min(trainer.batch, samples)
@@ -317,6 +322,25 @@ def augmented(images: Tensor, index: Tensor, shift: Tensor, flip: Tensor, crop: 
     return picked[r, i, y[..., :, None], x[..., None, :]].movedim(-1, 2)
 
 
+def _require_labelled(net: ConvNet, images: Tensor, labels: Tensor) -> None:
+    """As many images, of finite numbers, as labels, each of them a class of the net."""
+    if len(images) != len(labels) or labels.dtype.is_floating_point or labels.dtype.is_complex:
+        raise ValueError(
+            f"images: expected a whole number for each as its label, received {len(images)} images "
+            f"and {len(labels)} labels of {labels.dtype}"
+        )
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < net.classes:
+        raise ValueError(
+            f"images: expected labels from 0 up to the net's {net.classes} classes, received some "
+            f"from {int(labels.min())} to {int(labels.max())}"
+        )
+    if not bool(torch.isfinite(images).all()):
+        raise ValueError(
+            f"images: expected finite numbers, received {int((~torch.isfinite(images)).sum())} "
+            "that are not"
+        )
+
+
 @torch.no_grad()
 def accuracy(
     net: ConvNet,
@@ -326,6 +350,10 @@ def accuracy(
     batch: int = 500,
 ) -> Float[Tensor, "*runs"]:
     """Share of images classified rightly, with the running statistics."""
+    _require_labelled(net, images, labels)
+    if not len(labels):
+        raise ValueError("accuracy: expected at least one image, received none")
+    batch = whole(batch, "accuracy: expected batch ≥ 1", 1)
     right = torch.zeros(weights.runs, dtype=torch.float32, device=weights.head.device)
     for start in range(0, len(labels), batch):
         part = images[start : start + batch].to(weights.head)

@@ -19,9 +19,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cotflow.flows.method import Attempt, Spectrum
-from cotflow.flows.numbers import whole
-from cotflow.flows.velocity import VelocityField
+from cotflow.flows.velocity import NotFiniteError, VelocityField
+from cotflow.network.numbers import whole
 from cotflow.network.weights import Weights
+
+# Stages of a step at most: beyond it Σ_j of their rounding and their time are out of all use.
+MOST = 10_000
 
 
 @cache
@@ -80,6 +83,7 @@ class Chebyshev:
     def __post_init__(self) -> None:
         if self.stages is not None:
             stages = whole(self.stages, f"{self.name}: expected stages ≥ 2", 2)
+            whole(stages, f"{self.name}: expected at most {MOST} stages", 2, MOST)
             object.__setattr__(self, "stages", stages)
 
     def spectrum(
@@ -104,15 +108,27 @@ class Chebyshev:
         if spectrum is None or spectrum.radius == 0.0:
             return math.inf
         stages = max(2, round(math.sqrt(tolerance / (10.0 * torch.finfo(dtype).eps))))
+        stages = min(stages, MOST)
         return (stages**2 - 1) / (1.54 * spectrum.radius)
 
     def stages_for(self, step: float, spectrum: Spectrum | None) -> int:
-        """s of a step of length η."""
+        """s of a step of length η.
+
+        Raises
+        ------
+        NotFiniteError : more than :data:`MOST`, none of which would ever end.
+        """
         if self.stages is not None:
             return self.stages
         if spectrum is None:
             raise ValueError(f"{self.name}: expected a spectrum, or a number of stages")
-        return 1 + int(math.sqrt(1.0 + 1.54 * step * spectrum.radius))
+        stiffness = step * spectrum.radius
+        if not 1.54 * stiffness < (MOST - 1) ** 2 - 1:
+            raise NotFiniteError(
+                f"a step of {step:.3g} at a spectral radius of {spectrum.radius:.3g} asks for more "
+                f"than {MOST} stages"
+            )
+        return 1 + int(math.sqrt(1.0 + 1.54 * stiffness))
 
     def attempt(
         self,

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from cotflow.flows import lock
 from cotflow.flows.fingerprint import fingerprint, surroundings
-from cotflow.flows.numbers import Number, plain, real, whole
+from cotflow.network.checks import require_kind
+from cotflow.network.numbers import Number, plain, real, shown, whole
 
 FORMAT = 2
 # The file ends with the SHA-256 of all before it, as the comment of torch's zip archive.
@@ -70,6 +71,7 @@ class Checkpoint:
     _lock: int | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
+        require_kind(self.path, (str, os.PathLike), "checkpoint: expected the path of a file")
         steps, seconds = math.inf, math.inf
         if self.steps is not None:
             steps = whole(self.steps, "checkpoint: expected steps ≥ 1", 1)
@@ -112,19 +114,23 @@ class Checkpoint:
 
     def _acquire(self, path: Path) -> None:
         """The lock, and what an earlier holder was writing when it was killed taken away."""
-        if not path.parent.is_dir():
-            raise CheckpointError(f"checkpoint: the folder {path.parent} does not exist")
-        if not path.name or path.is_dir():
-            raise CheckpointError(f"checkpoint: expected the path of a file, received {path}")
         try:
+            if not path.parent.is_dir():
+                raise CheckpointError(f"checkpoint: the folder {path.parent} does not exist")
+            if not path.name or path.is_dir():
+                raise CheckpointError(f"checkpoint: expected the path of a file, received {path}")
             self._lock = lock.acquire(beside(path, "lock"))
         except lock.Held:
             raise CheckpointError(
                 f"checkpoint: another run is at work on {path}; wait for its end, or give "
                 "another path"
             ) from None
-        except OSError as reason:
-            raise CheckpointError(f"checkpoint: {path} cannot be kept there ({reason})") from None
+        except CheckpointError:
+            raise
+        except (OSError, ValueError) as reason:  # a name that is too long, or with a zero byte
+            raise CheckpointError(
+                f"checkpoint: {shown(str(path))} cannot be kept there ({shown(str(reason))})"
+            ) from None
         pattern = glob.escape(str(path.parent)) + "/" + glob.escape(f".{path.name}.")
         for left in glob.glob(pattern + "*.partial"):
             with suppress(OSError):

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cotflow.flows.numbers import plain
+from cotflow.network.numbers import plain
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -66,7 +66,8 @@ class _Reader:
             number = float(value) if abs(value) <= 2**53 else value
             return _joined("number", repr(number))
         if isinstance(value, Tensor):
-            flat = value.detach().resolve_conj().resolve_neg().cpu().contiguous().reshape(-1)
+            flat = value.detach().resolve_conj().resolve_neg().cpu().reshape(-1)
+            flat = flat.clone(memory_format=torch.contiguous_format)
             content = flat.view(torch.uint8).numpy() if flat.numel() else b""
             return _joined("tensor", f"{value.dtype} {tuple(value.shape)}", content)
         if isinstance(value, np.ndarray) and value.dtype != object:

@@ -9,16 +9,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cotflow.adjoint.inputs import admitted
 from cotflow.flows.chebyshev import RKC2
 from cotflow.flows.control import StepControl
 from cotflow.flows.keeper import Keeper
 from cotflow.flows.method import Method
-from cotflow.flows.numbers import Number, shown
 from cotflow.flows.record import FlowRecord, Observer, Recorded, Snapshot
 from cotflow.flows.runge_kutta import EULER
 from cotflow.flows.schedule import schedule
 from cotflow.flows.state import FlowState
 from cotflow.flows.velocity import Clip, DivergenceError, NotFiniteError, VelocityField
+from cotflow.network.checks import require_tensor
+from cotflow.network.numbers import Number, shown
 from cotflow.network.residual import ResidualNet
 from cotflow.network.weights import Weights
 
@@ -63,6 +65,7 @@ def flow(
 
     Raises
     ------
+    ValueError : at the call, before the first state.
     DivergenceError : the loss of a run is not a number, or too large for its squares to be one.
 
     >>> from cotflow import flow, published
@@ -72,9 +75,8 @@ def flow(
     """
     plan = schedule(weights, step, tolerance, horizon, every, times)
     weights, field = begun(weights, x, y), VelocityField(net, x, y, clip, segment)
-    for snapshot in march(field, chosen(method, step), plan.control, weights):
-        if plan.due(snapshot.state):
-            yield snapshot
+    states = march(field, chosen(method, step), plan.control, weights)
+    return (snapshot for snapshot in states if plan.due(snapshot.state))
 
 
 def begun(weights: Weights, x: Tensor, y: Tensor) -> Weights:
@@ -82,14 +84,17 @@ def begun(weights: Weights, x: Tensor, y: Tensor) -> Weights:
 
     Raises
     ------
-    ValueError : there is no run, no layer, no particle or no sample.
+    ValueError, TypeError : they and the data do not fit together, or there is no run, no layer, no
+        particle or no sample.
     """
     for name, value in (weights.tensors() | {"x": x, "y": y}).items():
+        require_tensor(value, f"flow: expected a torch tensor for {name}")
         if value.numel() == 0:
             raise ValueError(
                 "flow: expected at least one run, layer, particle and sample, received "
                 f"{name} of shape {tuple(value.shape)}"
             )
+    admitted(weights, x, y)
     return weights.map(Tensor.detach)
 
 
@@ -104,7 +109,7 @@ def march(
     try:
         gradient, velocity = field(weights if state is None else state.weights)
     except NotFiniteError as reason:
-        start = state or FlowState(weights=weights, error=torch.zeros(()))
+        start = state or FlowState(weights=weights, error=weights.V.new_zeros(()))
         raise DivergenceError(control.sentence(start, reason)) from None
     if state is None:
         error = torch.zeros_like(gradient.loss, dtype=torch.float64)
@@ -144,7 +149,8 @@ def gradient_flow(
 ) -> FlowRecord:
     """Run :func:`flow` to the horizon and record observables; the loss is always among them.
 
-    An observable is a number, a tensor or an array, of the same shape at all times. Memory does
+    An observable is a number, a tensor or an array, of the same shape at all times; the name
+    "loss" is taken. Memory does
     not grow with the number of steps beyond the observed values. With a
     ``checkpoint`` (:class:`cotflow.flows.checkpoint.Checkpoint`) a run that was cut off goes on
     where it was last kept, and its record is bit for bit that of an uninterrupted run.
@@ -158,6 +164,8 @@ def gradient_flow(
     method, plan = chosen(method, step), schedule(weights, step, tolerance, horizon, every, times)
     weights, field = begun(weights, x, y), VelocityField(net, x, y, clip, segment)
     observers: dict[str, Observer] = {"loss": lambda s: s.loss}
+    if observe and observers.keys() & observe.keys():
+        raise ValueError('observe: expected a name other than "loss", which is always recorded')
     observers |= dict(observe or {})
     for name, observer in observers.items():
         if not callable(observer):
@@ -197,7 +205,7 @@ def gradient_flow(
             checkpoint.release()
     assert state is not None, "march begins with a state, or was given one"
     return FlowRecord(
-        times=torch.tensor(recorded.times, dtype=torch.float64),
+        times=torch.tensor(recorded.times, dtype=torch.float64, device="cpu"),
         observed={name: torch.stack(series, dim=-1) for name, series in recorded.values.items()},
         weights=state.weights.map(Tensor.detach),
         method=method,

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from cotflow.adjoint.gradient import Gradient
 from cotflow.flows.method import Method
-from cotflow.flows.numbers import Number, shown
 from cotflow.flows.state import FlowState
+from cotflow.network.numbers import Number, shown
 from cotflow.network.weights import Weights
 
 

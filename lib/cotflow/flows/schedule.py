@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -12,8 +11,9 @@ import torch
 from cotflow.flows.adaptive import AdaptiveStep
 from cotflow.flows.control import StepControl
 from cotflow.flows.fixed import FixedStep
-from cotflow.flows.numbers import Number, real, shown, whole
 from cotflow.flows.state import FlowState
+from cotflow.network.checks import require_kind
+from cotflow.network.numbers import Number, positive, real, shown, whole
 from cotflow.network.weights import Weights
 
 # Two times are one if they differ by less than this part of a step; of controlled steps, which
@@ -55,9 +55,11 @@ def schedule(
     times: Iterable[Number] | None,
 ) -> Schedule:
     """The plan of a flow with these arguments, which may be numbers of NumPy and of torch."""
+    require_kind(weights, Weights, "flow: expected cotflow.Weights")
     if step is not None and tolerance is None:
-        step = real(step, "flow: expected a finite step > 0", lambda s: 0 < s < math.inf)
+        step = real(step, "flow: expected a finite step > 0", positive)
         horizon, every, times = checked(horizon, every, times, fixed=True)
+        _require_range(weights, max(step, horizon))
         return fixed_steps(step, horizon, every, times)
     if tolerance is not None and step is None:
         if not weights.V.dtype.is_floating_point and not weights.V.dtype.is_complex:
@@ -71,6 +73,7 @@ def schedule(
             lambda t: least <= t < 1.0,
         )
         horizon, every, times = checked(horizon, every, times, fixed=False)
+        _require_range(weights, horizon)
         return controlled_steps(tolerance, horizon, times)
     raise ValueError(
         "flow: expected either a step or a tolerance, received "
@@ -78,11 +81,21 @@ def schedule(
     )
 
 
+def _require_range(weights: Weights, time: float) -> None:
+    """A time that the weights' precision has a number for."""
+    dtype = weights.V.dtype
+    if dtype.is_floating_point and time > torch.finfo(dtype).max:
+        raise ValueError(
+            f"flow: expected times within the range of {str(dtype).removeprefix('torch.')}, "
+            f"received {time:g}"
+        )
+
+
 def checked(
     horizon: Number, every: Number, times: Iterable[Number] | None, *, fixed: bool
 ) -> tuple[float, int, list[float] | None]:
     """The three as plain numbers."""
-    horizon = real(horizon, "flow: expected a finite horizon > 0", lambda t: 0 < t < math.inf)
+    horizon = real(horizon, "flow: expected a finite horizon > 0", positive)
     every = whole(every, "flow: expected every ≥ 1", 1)
     if every > 1 and (times is not None or not fixed):
         raise ValueError("flow: every counts fixed steps; give either every or times")

@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cotflow.adjoint.gradient import Gradient, gradient
-from cotflow.flows.numbers import Number, real, shown, whole
+from cotflow.adjoint.gradient import Gradient, evaluated
 from cotflow.network.memory import squared
+from cotflow.network.numbers import Number, real, shown, whole
 from cotflow.network.residual import ResidualNet
 from cotflow.network.weights import LAYERED, Weights
 
@@ -23,7 +23,7 @@ class DivergenceError(ArithmeticError):
 
 
 class NotFiniteError(ArithmeticError):
-    """The loss is no number, or beyond all use, at some weights; carries the sentence about it."""
+    """The loss or the stiffness is no number, or beyond all use, at some weights; says which."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,21 @@ def frobenius_clip(radius: Number) -> FrobeniusClip:
     The clipped flow ([M] eq. (5)) applies it to each right-hand side.
     """
     return FrobeniusClip(real(radius, "clip: expected a radius > 0", lambda r: r > 0))
+
+
+def _clipped(clip: Clip, velocity: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What the clip makes of the velocity, without a graph."""
+    found = clip(velocity)
+    if not (
+        isinstance(found, Mapping)
+        and found.keys() == velocity.keys()
+        and all(isinstance(v, Tensor) and v.shape == velocity[n].shape for n, v in found.items())
+    ):
+        raise ValueError(
+            "clip: expected a function that returns tensors of the names and shapes it was given, "
+            f"received {shown(found)}"
+        )
+    return {name: v.detach() for name, v in found.items()}
 
 
 class VelocityField:
@@ -73,7 +88,7 @@ class VelocityField:
         self.evaluations = 0
 
     def __call__(self, at: Weights) -> tuple[Gradient, dict[str, Tensor]]:
-        result = gradient(self.net, at, self.x, self.y, segment=self.segment)
+        result = evaluated(self.net, at, self.x, self.y, segment=self.segment)
         self.evaluations += 1
         # Squares of weights overflow long before the loss does.
         if not bool((result.loss < torch.finfo(result.loss.dtype).max ** 0.5).all()):
@@ -84,7 +99,7 @@ class VelocityField:
         if self.clip is None:
             return result, result.velocity
         # A clip with parameters of its own would hang the graph of all steps on the weights.
-        return result, {name: v.detach() for name, v in self.clip(result.velocity).items()}
+        return result, _clipped(self.clip, result.velocity)
 
     def norm(self, at: Weights, move: Mapping[str, Tensor]) -> Float[Tensor, "*runs"]:
         """|u| = (Σ_θ |u_θ|²/r_θ)^½: in the layer metric (|A|² + (1/L)Σ_k|Z_k|² + |B|²)^½.

@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cotflow.network.numbers import whole
+from cotflow.network.tensors import require_numbers
 from cotflow.transport.step_functions import Pieces, common_refinement
 
 Nodes = Literal["ends", "midpoints", "starts"]
@@ -20,6 +22,16 @@ def require_depth_variable(s: float) -> None:
         raise ValueError(f"depth variable: expected 0 ≤ s ≤ 1, received {s}")
 
 
+def require_layers(values: Tensor, dim: int) -> int:
+    """How many layers there are on the depth axis; real floating-point ones, at least one."""
+    if not values.is_floating_point() or not -values.ndim <= dim < values.ndim:
+        raise ValueError(
+            f"depth: expected real floating-point layers on axis {dim}, received "
+            f"{str(values.dtype).removeprefix('torch.')} of shape {tuple(values.shape)}"
+        )
+    return whole(values.shape[dim], "depth: expected at least 1 layer", 1)
+
+
 def linear_weights(depth: int, s: float, nodes: Nodes = "ends") -> tuple[int, int, float]:
     """(i, j, θ) with Z(s) = (1−θ) Z_i + θ Z_j, 0 ≤ θ ≤ 1: never an extrapolation.
 
@@ -27,6 +39,7 @@ def linear_weights(depth: int, s: float, nodes: Nodes = "ends") -> tuple[int, in
     holds the first and last values constant beyond their midpoints; "starts" puts it at k/L, where
     the step of the layer starts, and holds the last value constant.
     """
+    depth = whole(depth, "depth: expected at least 1 layer", 1)
     require_depth_variable(s)
     if nodes == "ends":
         position = s * (depth - 1)
@@ -50,7 +63,7 @@ def interpolate(
     ----------
     dim : the depth axis.
     """
-    left, right, theta = linear_weights(values.shape[dim], s, nodes)
+    left, right, theta = linear_weights(require_layers(values, dim), s, nodes)
     return torch.lerp(values.select(dim, left), values.select(dim, right), theta)
 
 
@@ -60,6 +73,8 @@ def overlap(depth: int, reference_depth: int) -> Pieces:
     Both nets are the step functions Z^L(s) = Z^L_{⌊(L−1)s⌋+1} of [M] (8), constant in s between
     breakpoints k/(L−1); the last piece is the point s = 1, of length 0.
     """
+    depth = whole(depth, "depth: expected at least 1 layer", 1)
+    reference_depth = whole(reference_depth, "depth: expected at least 1 layer", 1)
     pieces = common_refinement(max(depth - 1, 1), max(reference_depth - 1, 1))
     end = torch.tensor([1], device="cpu")
     return Pieces(
@@ -82,8 +97,21 @@ def distance_to_reference(
 ) -> DepthDistance:
     """(∫₀¹‖Z^L(s) − Z(s)‖_F² ds)^{1/2} and sup_s‖Z^L(s) − Z(s)‖_F, exact for step functions.
 
+    Raises
+    ------
+    ValueError : shapes, dtypes or devices differ, or the distance is beyond the range of numbers.
+
     Source: the norms of [M] Thm 4 (ii) and of its Fig. 1 (right).
     """
+    shapes = [(*v.shape[:-3], *v.shape[-2:], v.dtype, v.device) for v in (values, reference)]
+    if min(values.ndim, reference.ndim) < 3 or shapes[0] != shapes[1]:
+        raise ValueError(
+            "depth: expected layers (*runs, L, a, c) of one shape, dtype and device but for L, "
+            f"received {tuple(values.shape)} and {tuple(reference.shape)} in {values.dtype} and "
+            f"{reference.dtype} on {values.device} and {reference.device}"
+        )
+    for layers in (values, reference):
+        require_numbers(layers, "depth", "layers")
     pieces = overlap(values.shape[-3], reference.shape[-3])
     where = values.device
     squared = (
@@ -95,4 +123,9 @@ def distance_to_reference(
         .sum((-2, -1))
     )
     l2 = (squared * pieces.length.to(where, squared.dtype)).sum(-1).sqrt()
+    if not bool(torch.isfinite(squared).all()):
+        raise ValueError(
+            "depth: expected squared distances within the range of "
+            f"{str(values.dtype).removeprefix('torch.')}, received larger ones"
+        )
     return DepthDistance(l2, squared.amax(-1).sqrt())

@@ -16,12 +16,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from cotflow.limits.depth import interpolate
+from cotflow.network.checks import kind, require_kind, require_tensor, require_values
+from cotflow.network.numbers import real, shown
 from cotflow.network.residual import ResidualNet
 from cotflow.network.weights import Weights
 
@@ -68,7 +71,8 @@ def integrate(
     ValueError : depths, tolerance, jumps or the state are none.
     RuntimeError : the solver's steps vanish, or the solution is not finite.
     """
-    tolerance = _require(h0, s, tolerance, jumps)
+    require_function("f", f)
+    tolerance = _require(h0, s, tolerance)
     from torchdiffeq import odeint
 
     evaluations = 0
@@ -76,12 +80,18 @@ def integrate(
     def velocity(time: Tensor, h: Tensor) -> Tensor:
         nonlocal evaluations
         evaluations += 1
-        return f(min(max(float(time), 0.0), 1.0), h)
+        found = f(min(max(float(time), 0.0), 1.0), h)
+        if not isinstance(found, Tensor) or found.shape != h.shape or found.is_complex():
+            raise ValueError(
+                f"neural ODE: expected a right-hand side of shape {tuple(h.shape)}, received "
+                f"{shown(found)}"
+            )
+        return found
 
     options = (
         {}
         if jumps is None
-        else {"jump_t": torch.as_tensor(jumps, dtype=torch.float64, device=h0.device)}
+        else {"jump_t": torch.as_tensor(_jumps(jumps), dtype=torch.float64, device=h0.device)}
     )
     times = s.to(h0)
     states: Tensor
@@ -102,16 +112,23 @@ def integrate(
     return Trajectory(states=states, evaluations=evaluations)
 
 
-def _require(
-    h0: Tensor, s: Tensor, tolerance: float | None, jumps: Sequence[float] | None
-) -> float:
-    """The tolerance, where depths, tolerance, jumps and state are what they must be."""
+def require_function(name: str, value: object) -> None:
+    if not callable(value):
+        raise TypeError(f"neural ODE: expected a function {name} of s, received {kind(value)}")
+
+
+def _require(h0: Tensor, s: Tensor, tolerance: float | None) -> float:
+    """The tolerance, where depths, tolerance and state are what they must be."""
+    for name, value in (("h0", h0), ("s", s)):
+        require_values(value, f"neural ODE: expected a torch tensor for {name}")
     if not h0.is_floating_point() or not h0.numel() or not bool(torch.isfinite(h0).all()):
         raise ValueError(
             "neural ODE: expected a state of finite real numbers, at least one, received "
             f"{str(h0.dtype).removeprefix('torch.')} of shape {tuple(h0.shape)} with "
             f"{int((~torch.isfinite(h0)).sum())} that are not finite"
         )
+    if s.is_complex():
+        raise ValueError(f"neural ODE: expected real depths, received {s.dtype}")
     moves = s.to(h0).diff() if s.ndim == 1 else s
     if not (
         s.ndim == 1
@@ -123,17 +140,31 @@ def _require(
             "neural ODE: expected at least two depths between 0 and 1, all increasing or all "
             f"decreasing, received {_short(s)}"
         )
-    if jumps is not None and not all(0.0 <= jump <= 1.0 for jump in jumps):
-        raise ValueError(f"neural ODE: expected jumps between 0 and 1, received {list(jumps)}")
     rounding = torch.finfo(h0.dtype).eps
     if tolerance is None:
         return max(1e-9, rounding)
-    if not rounding <= tolerance < math.inf:
-        raise ValueError(
-            f"neural ODE: expected a tolerance of at least {rounding:.2g}, the resolution of "
-            f"{str(h0.dtype).removeprefix('torch.')}, received {tolerance:g}"
-        )
-    return tolerance
+    return real(
+        tolerance,
+        f"neural ODE: expected a tolerance of at least {rounding:.2g}, the resolution of "
+        f"{str(h0.dtype).removeprefix('torch.')}",
+        lambda t: rounding <= t < math.inf,
+    )
+
+
+def _jumps(jumps: Any) -> list[float]:
+    """Different places between 0 and 1, in plain numbers."""
+    expected = "neural ODE: expected jumps between 0 and 1"
+    try:
+        given = list(jumps)
+    except TypeError:
+        raise ValueError(f"{expected}, received {shown(jumps)}") from None
+    try:
+        found = [real(jump, expected, lambda at: 0.0 <= at <= 1.0) for jump in given]
+    except ValueError:
+        raise ValueError(f"{expected}, received {shown(given)}") from None
+    if len(set(found)) < len(found):
+        raise ValueError(f"{expected}, each once, received {shown(given)}")
+    return found
 
 
 def _short(s: Tensor) -> str:
@@ -156,11 +187,26 @@ def solve(
     Depths, tolerance and errors as in :func:`integrate`, which does it. Only nets of depth
     exponent 1 and without bias have this limit here.
     """
+    require_kind(net, ResidualNet, "neural ODE: expected a network such as marion_net()")
+    for name, function in (("V", V), ("W", W)):
+        require_function(name, function)
     if net.depth_exponent != 1.0:
         raise ValueError(f"neural ODE: expected depth_exponent 1, received {net.depth_exponent}")
 
     def velocity(at: float, h: Tensor) -> Tensor:
-        v, w = V(at), W(at)
+        v, w, q = V(at), W(at), h.shape[-1]
+        for name, value in (("V", v), ("W", w)):
+            require_tensor(value, f"neural ODE: expected {name}(s) to be a torch tensor")
+        if (
+            min(v.ndim, w.ndim) < 2
+            or v.shape[-2] != q
+            or w.shape[-2:] != (v.shape[-1], q)
+            or v.dtype != h.dtype
+        ):
+            raise ValueError(
+                f"neural ODE: expected V(s) (*runs, {q}, m) and W(s) (*runs, m, {q}) in {h.dtype}, "
+                f"as the state, received {tuple(v.shape)} and {tuple(w.shape)} in {v.dtype}"
+            )
         z = torch.matmul(h, w.mT) * net.input_scale(w.shape[-1])
         return torch.matmul(net.activation(z), v.mT) * net.residual_scale(1, v.shape[-1])
 

@@ -10,8 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.func import jvp
 
-from cotflow.limits.depth import interpolate, require_depth_variable
-from cotflow.network.tensors import Tensors
+from cotflow.limits.depth import interpolate, require_depth_variable, require_layers
+from cotflow.network.numbers import positive, real, whole
+from cotflow.network.tensors import Tensors, require_numbers
 
 Rule = Literal["constant", "linear"]
 
@@ -32,10 +33,9 @@ def refine(
     ----------
     dim : the depth axis.
     """
-    if depth < 1:
-        raise ValueError(f"refinement: expected a depth ≥ 1, received {depth}")
+    depth = whole(depth, "refinement: expected a depth ≥ 1", 1)
     _require_rule(rule)
-    given = values.shape[dim]
+    given = require_layers(values, dim)
     position = torch.arange(depth, device=values.device) * given
     left = position // depth
     before = values.index_select(dim, left)
@@ -56,7 +56,7 @@ def layer_at(
     if rule == "linear":
         return interpolate(values, s, "starts", dim=dim)
     require_depth_variable(s)
-    depth = values.shape[dim]
+    depth = require_layers(values, dim)
     # s·L may round across a node k/L; s itself, computed as k/L, compares exactly.
     k = int(s * depth)
     k += (k + 1) / depth <= s
@@ -74,6 +74,8 @@ def hidden_states(
     f: Callable[[int, Tensor], Tensor], depth: int, h0: Float[Tensor, "*state"]
 ) -> Float[Tensor, "layers *state"]:
     """(h_0, …, h_L) of h_{k+1} = h_k + f(k, h_k)/L."""
+    depth = whole(depth, "hidden states: expected a depth ≥ 1", 1)
+    require_numbers(h0, "hidden states", "entries of h_0")
     states = [h0]
     for k in range(depth):
         states.append(states[-1] + f(k, states[-1]) / depth)
@@ -89,7 +91,8 @@ def leading_difference(
     The net refined to depth rL with constant weights differs from the net by (1 − 1/r)δ + O(1/L²),
     and its neural ODE by δ + O(1/L²), if Df is Lipschitz in h; the weights may be rough in depth.
     """
-    depth = len(states) - 1
+    require_numbers(states, "leading difference", "states")
+    depth = whole(len(states) - 1, "leading difference: expected at least 1 layer", 1)
     differences = [torch.zeros_like(states[0])]
     for k in range(depth):
         last, h = differences[-1], states[k]
@@ -115,6 +118,8 @@ def acceleration(
     ----------
     layer, slope : Z(s) and ∂_sZ(s).
     """
+    require_numbers(h, "acceleration", "entries of h")
+    step = real(step, "acceleration: expected a finite step > 0", positive)
     push = residual(layer, h)
 
     def at(time: float) -> Tensor:

@@ -9,6 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cotflow.network.numbers import whole
+from cotflow.network.tensors import require_numbers
+
 Residual = Callable[[int, Tensor], Tensor]
 
 
@@ -17,6 +20,8 @@ def reconstruct(
     f: Residual, depth: int, last: Float[Tensor, "*state"]
 ) -> Float[Tensor, "layers *state"]:
     """(x̃_0, …, x̃_L) from x̃_L = x_L: the explicit Euler method run backwards, not an inverse."""
+    depth = whole(depth, "reversal: expected a depth ≥ 1", 1)
+    require_numbers(last, "reversal", "entries of the last state")
     states = [last]
     for k in reversed(range(depth)):
         states.append(states[-1] - f(k, states[-1]) / depth)
@@ -34,6 +39,15 @@ def reconstruction_bound(
     ----------
     lipschitz, speeds : Λ_n, of f(·, θ_n) between x_n and x̃_{n+1}, and S_n = |f(x_n, θ_n)|.
     """
+    if lipschitz.shape != speeds.shape:
+        raise ValueError(
+            "reversal: expected one constant and one speed for each layer and sample, received "
+            f"shapes {tuple(lipschitz.shape)} and {tuple(speeds.shape)}"
+        )
+    for name, values in (("Lipschitz constants", lipschitz), ("speeds", speeds)):
+        require_numbers(values, "reversal", name)
+        if bool((values < 0).any()):
+            raise ValueError(f"reversal: expected {name} ≥ 0, received {float(values.min()):.3g}")
     depth = len(speeds)
     bounds = [torch.zeros_like(speeds[0])]
     for rate, speed in zip(lipschitz.flip(0), speeds.flip(0), strict=True):
@@ -67,6 +81,16 @@ def backpropagate(
         activations are alive at a time, at any depth.
     """
     depth, gradients = len(parameters), []
+    complete = states is None or states.shape == (depth + 1, *last.shape)
+    if not (depth and complete and adjoint.shape == last.shape):
+        kept = "" if states is None else f" and states {tuple(states.shape)}"
+        raise ValueError(
+            "reversal: expected at least 1 layer, an adjoint of the last state's shape and all "
+            f"states or none, received {depth} layers, a state {tuple(last.shape)}, an adjoint "
+            f"{tuple(adjoint.shape)}{kept}"
+        )
+    for name, value in (("state", last), ("adjoint", adjoint)):
+        require_numbers(value, "reversal", f"entries of the last {name}")
     for k in reversed(range(depth)):
         with torch.no_grad():
             last = states[k] if states is not None else last - f(k, last) / depth

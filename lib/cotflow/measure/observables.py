@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cotflow.network.checks import require_kind
 from cotflow.network.weights import Weights
 
 
@@ -24,9 +25,16 @@ def largest_gap(weights: Weights) -> Float[Tensor, "*runs"]:
     >>> largest_gap(Weights(A=torch.ones(1, 1), V=layers, W=-layers, B=torch.ones(1, 1)))
     tensor(6.)
     """
+    require_kind(weights, Weights, "largest gap: expected cotflow.Weights")
     if weights.depth == 1:
         return weights.V.new_zeros(weights.runs)
-    return (gaps(weights.V) + gaps(weights.W)).amax(-1)
+    found = (gaps(weights.V) + gaps(weights.W)).amax(-1)
+    if not (found.is_meta or bool(torch.isfinite(found).all())):
+        raise ValueError(
+            "largest gap: expected finite weights whose squares are within the range of "
+            f"{str(found.dtype).removeprefix('torch.')}, received a gap of {float(found.max()):.3g}"
+        )
+    return found
 
 
 def squared_gaps(values: Float[Tensor, "*runs L a c"]) -> Float[Tensor, "*runs"]:

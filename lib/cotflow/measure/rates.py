@@ -10,6 +10,8 @@ from numpy.typing import ArrayLike
 from scipy.special import stdtrit
 from torch import Tensor
 
+from cotflow.network.numbers import real, shown
+
 
 class Measured(TypedDict):
     """A number with its interval, and what the interval is, ready to be passed on by keyword."""
@@ -55,8 +57,9 @@ class Slope:
 
     def fitted(self, x: ArrayLike) -> np.ndarray:
         """e^intercept · x^slope."""
-        values: np.ndarray = np.exp(self.intercept) * np.asarray(x, dtype=float) ** self.slope
-        return values
+        with np.errstate(all="ignore"):
+            values: np.ndarray = np.exp(self.intercept) * _real("slope", x) ** self.slope
+        return _finite("slope: the fitted line", values, 0)
 
 
 def span(
@@ -85,10 +88,18 @@ def span(
 
 
 def _real(what: str, values: ArrayLike) -> np.ndarray:
-    found = np.asarray(values)
+    try:
+        found = np.asarray(values)
+    except (ValueError, TypeError, RuntimeError):  # of other lengths, or without values
+        raise ValueError(
+            f"{what}: expected rows of real numbers, received {shown(values)}"
+        ) from None
     if found.dtype.kind not in "buifO":
         raise ValueError(f"{what}: expected real numbers, received {found.dtype}")
-    return np.asarray(found, dtype=float)
+    try:
+        return np.asarray(found, dtype=float)
+    except (ValueError, TypeError, OverflowError):
+        raise ValueError(f"{what}: expected real numbers, received {shown(values)}") from None
 
 
 def _finite(what: str, values: ArrayLike, least: int) -> np.ndarray:
@@ -107,9 +118,8 @@ def _finite(what: str, values: ArrayLike, least: int) -> np.ndarray:
     return found
 
 
-def _require_confidence(what: str, confidence: float) -> None:
-    if not 0.0 < confidence < 1.0:
-        raise ValueError(f"{what}: expected 0 < confidence < 1, received {confidence}")
+def _confidence(what: str, confidence: float) -> float:
+    return real(confidence, f"{what}: expected 0 < confidence < 1", lambda c: 0.0 < c < 1.0)
 
 
 def mean_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[float, float, float]:
@@ -117,7 +127,7 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[float, f
     values = _finite("interval", values, 2)
     if values.size != max(values.shape):
         raise ValueError(f"interval: expected one row of values, received shape {values.shape}")
-    _require_confidence("interval", confidence)
+    confidence = _confidence("interval", confidence)
     error = values.std(ddof=1) / np.sqrt(values.size)
     half = stdtrit(values.size - 1, 0.5 + confidence / 2) * error
     return float(values.mean()), float(values.mean() - half), float(values.mean() + half)
@@ -145,7 +155,7 @@ def loglog_slope(x: ArrayLike, y: ArrayLike, confidence: float = 0.95) -> Slope:
         )
     if not (np.isfinite(x).all() and np.isfinite(y).all() and (x > 0).all() and (y > 0).all()):
         raise ValueError("slope: expected positive finite numbers; logarithms were asked for")
-    _require_confidence("slope", confidence)
+    confidence = _confidence("slope", confidence)
     if (np.log(x) == np.log(x[0])).all():
         raise ValueError(f"slope: expected at least 2 different x, received {x[0]} alone")
     centred, logs = np.log(x) - np.log(x).mean(), np.log(y)

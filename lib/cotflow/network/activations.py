@@ -10,6 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cotflow.network.checks import require_tensor
+from cotflow.network.numbers import shown
+
 
 @dataclass(frozen=True)
 class Activation:
@@ -44,6 +47,9 @@ class Activation:
             object.__setattr__(self, "lowest", -self.lipschitz)
 
     def __call__(self, z: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        require_tensor(z, "activation: expected a torch tensor")
+        if not z.is_floating_point():
+            raise TypeError(f"activation: expected a tensor of real numbers, received {z.dtype}")
         return self.value(z)
 
 
@@ -120,6 +126,7 @@ ACTIVATIONS = {a.name: a for a in (GELU, TANH, RELU, IDENTITY, COS)}
 def activation(name: str) -> Activation:
     """The activation of that name: gelu (exact, no tanh approximation), tanh, relu,
     identity, cos."""
-    if name not in ACTIVATIONS:
-        raise ValueError(f"activation: expected one of {', '.join(ACTIVATIONS)}, received {name!r}")
+    if not isinstance(name, str) or name not in ACTIVATIONS:
+        known = ", ".join(ACTIVATIONS)
+        raise ValueError(f"activation: expected one of {known}, received {shown(name)}")
     return ACTIVATIONS[name]

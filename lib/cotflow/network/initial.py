@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cotflow.network.checks import require_dtype, require_kind, shape_of
+from cotflow.network.numbers import positive, real, whole
 from cotflow.network.weights import Weights
 
 
@@ -27,9 +29,9 @@ class Sizes:
     outputs: int
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if value < 1:
-                raise ValueError(f"sizes: expected {name} ≥ 1, received {value}")
+        for name, value in dict(vars(self)).items():
+            number = whole(value, f"sizes: expected {name} ≥ 1", 1)
+            object.__setattr__(self, name, number)
         if self.state < max(self.inputs, self.outputs):
             raise ValueError(
                 f"sizes: expected a state dimension ≥ max(inputs, outputs) = "
@@ -57,6 +59,12 @@ def zero_output(sizes: Sizes, W: Float[Tensor, "*runs L m q"], b: Tensor | None 
     )
 
 
+def _require_law(what: str, sizes: object, generator: object, dtype: object) -> None:
+    require_kind(sizes, Sizes, f"{what}: expected sizes as cotflow.Sizes(…)")
+    require_kind(generator, torch.Generator, f"{what}: expected a torch.Generator")
+    require_dtype(dtype, what)
+
+
 def tied(
     sizes: Sizes,
     generator: torch.Generator,
@@ -74,16 +82,10 @@ def tied(
     >>> W.shape, torch.equal(W[:, 0], W[:, 1])
     (torch.Size([10, 6, 8, 5]), True)
     """
-    W = torch.randn(
-        *runs,
-        1,
-        sizes.width,
-        sizes.state,
-        generator=generator,
-        dtype=dtype,
-        device=generator.device,
-    )
-    return zero_output(sizes, W.expand(*runs, sizes.depth, -1, -1).contiguous())
+    _require_law("tied law", sizes, generator, dtype)
+    *runs_, depth, m, q = shape_of("tied law", runs, sizes.depth, sizes.width, sizes.state)
+    W = torch.randn(*runs_, 1, m, q, generator=generator, dtype=dtype, device=generator.device)
+    return zero_output(sizes, W.expand(*runs_, depth, -1, -1).contiguous())
 
 
 def independent(
@@ -102,7 +104,8 @@ def independent(
     >>> W.shape, torch.equal(W[:, 0], W[:, 1])
     (torch.Size([10, 6, 8, 5]), False)
     """
-    shape = (*runs, sizes.depth, sizes.width, sizes.state)
+    _require_law("independent law", sizes, generator, dtype)
+    shape = shape_of("independent law", runs, sizes.depth, sizes.width, sizes.state)
     W = torch.randn(shape, generator=generator, dtype=dtype, device=generator.device)
     return zero_output(sizes, W)
 
@@ -125,8 +128,9 @@ def smooth(
     >>> W.shape, torch.equal(W[:, 0], W[:, 1])
     (torch.Size([10, 6, 8, 5]), False)
     """
-    shape = (*runs, sizes.width, sizes.state)
-    path = GaussianPath(shape, lengthscale, generator, dtype=dtype)
+    _require_law("smooth law", sizes, generator, dtype)
+    *runs_, _, m, q = shape_of("smooth law", runs, sizes.depth, sizes.width, sizes.state)
+    path = GaussianPath((*runs_, m, q), lengthscale, generator, dtype=dtype)
     s = torch.arange(1, sizes.depth + 1, dtype=dtype, device=generator.device) / sizes.depth
     return zero_output(sizes, path(s))
 
@@ -154,8 +158,7 @@ class GaussianPath:
         *,
         dtype: torch.dtype = torch.float64,
     ):
-        if not lengthscale > 0:
-            raise ValueError(f"smooth law: expected a lengthscale > 0, received {lengthscale}")
+        lengthscale = real(lengthscale, "smooth law: expected a lengthscale > 0", positive)
         self.lengthscale = lengthscale
         self.dtype = dtype
         device = generator.device

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from cotflow.network.activations import GELU, Activation
+from cotflow.network.checks import require_dtype, shape_of
 from cotflow.network.initial import Sizes, zero_output
+from cotflow.network.numbers import plain, shown, whole
 from cotflow.network.residual import ResidualNet
 from cotflow.network.weights import Weights
 
@@ -43,6 +46,30 @@ class Experiment:
     y: Tensor
 
 
+def _device(device: Any) -> torch.device:
+    try:
+        found = torch.device(device)
+        torch.empty(0, dtype=torch.uint8, device=found)
+        return found
+    except (TypeError, RuntimeError, AssertionError) as reason:
+        said = str(reason).splitlines()[0][:80]
+        raise ValueError(
+            f"published: expected a device that is here, received {shown(device)} ({said})"
+        ) from None
+
+
+def _seeds(seed: Any) -> int | list[int]:
+    """One seed or a list of them, in plain numbers."""
+    expected = "published: expected a seed from −2⁶³ to 2⁶⁴ − 1, or several of them"
+    seeds = plain(seed)
+    if isinstance(seeds, Iterable) and not isinstance(seeds, str | bytes | Mapping):
+        several = [whole(each, expected, -(2**63), 2**64 - 1) for each in seeds]
+        if not several:
+            raise ValueError(f"{expected}, received none")
+        return several
+    return whole(seeds, expected, -(2**63), 2**64 - 1)
+
+
 PUBLISHED = {"figure 1": (100, 32), "figure 2": (50, 64)}
 
 
@@ -67,10 +94,16 @@ def published(
     >>> e.weights.W.shape, e.x.shape
     (torch.Size([3, 8, 32, 16]), torch.Size([3, 100, 16]))
     """
-    if figure not in PUBLISHED:
-        raise ValueError(f"published: expected one of {sorted(PUBLISHED)}, received {figure!r}")
+    if not isinstance(figure, str) or figure not in PUBLISHED:
+        raise ValueError(
+            f"published: expected one of {sorted(PUBLISHED)}, received {shown(figure)}"
+        )
+    require_dtype(dtype, "published")
+    device = _device(device)
+    seeds = _seeds(seed)
     samples, width = PUBLISHED[figure]
     sizes = Sizes(depth=depth, width=width, state=16, inputs=16, outputs=16)
+    *_, depth, _, _ = shape_of("published", (), sizes.depth, width, 16)
 
     def draw(seed: int) -> tuple[Tensor, Tensor, Tensor]:
         generator = torch.Generator().manual_seed(seed)
@@ -82,10 +115,10 @@ def published(
         return W.mT, x, normal(samples, 16)
 
     draws: Iterable[Tensor]
-    if isinstance(seed, int):
-        draws = draw(seed)
+    if isinstance(seeds, int):
+        draws = draw(seeds)
     else:
-        draws = (torch.stack(parts) for parts in zip(*map(draw, seed), strict=True))
+        draws = (torch.stack(parts) for parts in zip(*map(draw, seeds), strict=True))
     W, x, y = (value.to(dtype=dtype, device=device) for value in draws)
     net = ResidualNet(
         activation,

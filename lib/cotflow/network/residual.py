@@ -4,14 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypedDict, Unpack
+from typing import Any, Literal, TypedDict, Unpack
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from cotflow.network.activations import GELU, Activation
-from cotflow.network.weights import LAYERED, Weights
+from cotflow.network.checks import require_kind, require_tensor
+from cotflow.network.numbers import positive, real, shown
+from cotflow.network.weights import LAYERED, Weights, require_fit
+
+WIDTH_SCALINGS, INPUT_SCALINGS = ("sqrt", "mean", "none"), ("sqrt", "none")
+METRICS = ("layer", "particle")
+
+
+def _positive(name: str, value: object) -> float:
+    return real(value, f"network: expected a finite {name} > 0", positive)
+
+
+def _list(name: str, names: Any) -> list[object]:
+    wanted = Mapping if name == "speed" else (tuple, list, set, frozenset)
+    require_kind(names, wanted, f"network: expected {name} by names among A, V, W, b, B")
+    return list(names)
 
 
 @dataclass(frozen=True)
@@ -51,12 +66,28 @@ class ResidualNet:
     speed: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        unknown = set(self.trained) | set(self.speed)
-        unknown -= {"A", "V", "W", "b", "B"}
-        if unknown or not self.trained:
-            raise ValueError(
-                f"network: expected names among A, V, W, b, B, received {sorted(unknown)}"
-            )
+        require_kind(self.activation, Activation, "network: expected an activation such as GELU")
+        choices = {"width_scaling": WIDTH_SCALINGS, "input_scaling": INPUT_SCALINGS}
+        for name, known in (choices | {"metric": METRICS}).items():
+            if not (isinstance(getattr(self, name), str) and getattr(self, name) in known):
+                raise ValueError(
+                    f"network: expected {name} among {', '.join(known)}, received "
+                    f"{shown(getattr(self, name))}"
+                )
+        for name, names in (("trained", self.trained), ("speed", self.speed)):
+            given = _list(name, names)
+            unknown = [n for n in given if not (isinstance(n, str) and n in ("A", *LAYERED, "B"))]
+            if unknown or (name == "trained" and not given):
+                raise ValueError(
+                    f"network: expected names among A, V, W, b, B, received {shown(unknown)}"
+                )
+        plain = {
+            "depth_exponent": real(self.depth_exponent, "network: expected a real depth_exponent"),
+            "loss_factor": _positive("loss_factor", self.loss_factor),
+            "speed": {name: _positive("speed", value) for name, value in self.speed.items()},
+        }
+        for name, number in plain.items():
+            object.__setattr__(self, name, number)
 
     def residual_scale(self, depth: int, width: int) -> float:
         """L^{−β} c_m."""
@@ -91,17 +122,19 @@ class ResidualNet:
         self, weights: Weights, x: Float[Tensor, "*data n d"]
     ) -> Float[Tensor, "*runs layers n q"]:
         """(h_0, …, h_L) stacked on a layer axis of length L+1; differentiable by autograd."""
+        _require_data(weights, x)
         h = torch.matmul(x, weights.A.mT)
         states = [h]
         for k in range(weights.depth):
             h = h + self.residual(weights, k, h)
             states.append(h)
-        return torch.stack(states, dim=-3)
+        return torch.stack(torch.broadcast_tensors(*states), dim=-3)
 
     def __call__(
         self, weights: Weights, x: Float[Tensor, "*data n d"]
     ) -> Float[Tensor, "*runs n dy"]:
-        """F(x)."""
+        """F(x): plain arithmetic, infinite or no number where that of the dtype is."""
+        _require_data(weights, x)
         h = torch.matmul(x, weights.A.mT)
         for k in range(weights.depth):
             h = h + self.residual(weights, k, h)
@@ -111,7 +144,21 @@ class ResidualNet:
         self, weights: Weights, x: Float[Tensor, "*data n d"], y: Float[Tensor, "*data n dy"]
     ) -> Float[Tensor, "*batch"]:
         """ℓ, one number a run."""
+        require_tensor(y, "network: expected a torch tensor for y")
+        _require_data(weights, x, y)
         return self.loss_factor * (self(weights, x) - y).square().sum(-1).mean(-1)
+
+
+def _require_data(weights: Weights, x: Tensor, y: Tensor | None = None) -> None:
+    """What fits together, and is of one real dtype on one device."""
+    require_fit("network", weights, x, y)
+    for name, value in {"x": x, "y": weights.V if y is None else y}.items():
+        V = weights.V
+        if value.dtype != V.dtype or value.device != V.device or not V.is_floating_point():
+            raise ValueError(
+                f"network: expected {name} of a real dtype, and of the weights' dtype and device, "
+                f"{V.dtype} on {V.device}, received {value.dtype} on {value.device}"
+            )
 
 
 class Options(TypedDict, total=False):

@@ -9,6 +9,28 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from cotflow.network.checks import require_tensor
+
+
+def require_numbers(values: Tensor, what: str, name: str) -> None:
+    """Refuse what is no tensor, not real, not finite, or without an entry."""
+    require_tensor(values, f"{what}: expected {name} as a torch tensor")
+    if not values.is_floating_point() or values.is_meta:
+        where = " without values" if values.is_meta else ""
+        kind = str(values.dtype).removeprefix("torch.")
+        raise ValueError(f"{what}: expected real floating-point {name}, received {kind}{where}")
+    if not values.numel():
+        raise ValueError(
+            f"{what}: expected {name}, at least one, received shape {tuple(values.shape)}"
+        )
+    wrong = ~torch.isfinite(values)
+    if bool(wrong.any()):
+        raise ValueError(
+            f"{what}: expected finite {name}, received {int(wrong.sum())} that are not among "
+            f"{values.numel()}"
+        )
+
+
 # Not Self, which jaxtyping cannot check.
 T = TypeVar("T", bound="Tensors")
 

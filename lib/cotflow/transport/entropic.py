@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cotflow.network.numbers import positive, real, whole
 from cotflow.transport.layers import require_layers
 
 
@@ -65,13 +66,11 @@ def entropic_distance(
     tensor([4., 4.])
     """
     require_layers(mu, nu, what="entropic distance")
-    if not (epsilon > 0 and math.isfinite(epsilon)):
-        raise ValueError(f"entropic distance: expected a finite epsilon > 0, received {epsilon}")
-    if not (0.0 < tolerance < 1.0 and max_iterations >= 1):
-        raise ValueError(
-            "entropic distance: expected 0 < tolerance < 1 and max_iterations ≥ 1, received "
-            f"{tolerance} and {max_iterations}"
-        )
+    epsilon = real(epsilon, "entropic distance: expected a finite epsilon > 0", positive)
+    tolerance = real(
+        tolerance, "entropic distance: expected 0 < tolerance < 1", lambda t: 0.0 < t < 1.0
+    )
+    max_iterations = whole(max_iterations, "entropic distance: expected max_iterations ≥ 1", 1)
     cost, *within = (_cost(a, b) for a, b in ((mu, nu), (mu, mu), (nu, nu)))
     _require_resolved((cost, *within), epsilon, tolerance)
     f, g, iterations = _potentials(cost, epsilon, tolerance, max_iterations)
@@ -97,7 +96,10 @@ def _cost(a: Tensor, b: Tensor) -> Tensor:
 def _require_resolved(costs: Sequence[Tensor], epsilon: float, tolerance: float) -> None:
     """Refuse an ε at which the rounding of (f + g − C)/ε alone moves a marginal so far."""
     dtype = costs[0].dtype
-    name, largest = str(dtype).removeprefix("torch."), max(float(cost.max()) for cost in costs)
+    name, largest = (
+        str(dtype).removeprefix("torch."),
+        max(float(cost.detach().max()) for cost in costs),
+    )
     if math.isinf(largest):
         raise ValueError(
             f"entropic distance: expected squared distances within the range of {name}, received "
@@ -154,6 +156,6 @@ def _symmetric_potential(
 
 def _unfinished(off: Tensor, epsilon: float, tolerance: float, iterations: int) -> RuntimeError:
     return RuntimeError(
-        f"entropic distance: a marginal is off by {float(off):.1e} after {iterations} iterations, "
-        f"expected at most {tolerance:.1e}; epsilon = {epsilon:g} is too small for that"
+        f"entropic distance: a marginal is off by {float(off.detach()):.1e} after {iterations} "
+        f"iterations, expected at most {tolerance:.1e}; epsilon = {epsilon:g} is too small for that"
     )

@@ -15,8 +15,15 @@ from jaxtyping import Float
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from cotflow.network.checks import require_tensor
 from cotflow.network.weights import Weights
-from cotflow.transport.layers import Masses, require_atoms, require_layers, root_of_squares
+from cotflow.transport.layers import (
+    Masses,
+    require_atoms,
+    require_layers,
+    require_one_place,
+    root_of_squares,
+)
 from cotflow.transport.simplex import optimal_plan
 
 
@@ -88,7 +95,7 @@ def _wasserstein(a: np.ndarray, b: np.ndarray, masses: LayerMasses | None) -> tu
 
 def flat(values: Tensor, axes: int) -> np.ndarray:
     """Layers of all runs in one row, in double precision on the CPU, where exact solvers live."""
-    values = values.detach().to("cpu", torch.float64)
+    values = values.detach().to("cpu", torch.float64).resolve_neg()
     return values.reshape(-1, *values.shape[values.ndim - axes :]).numpy()
 
 
@@ -179,12 +186,15 @@ def on_product(family: Float[Tensor, "*runs L m p"]) -> Float[Tensor, "*runs 1 L
 
 def product_distance(mu: Float[Tensor, "L m p"], nu: Float[Tensor, "L2 m2 p"]) -> Float[Tensor, ""]:
     """W₂ on [0,1] × Ω with layer k at s = (k − ½)/L: mass may change layer, so W₂ ≤ d."""
+    for family in (mu, nu):
+        require_tensor(family, "product distance: expected two families of atoms as torch tensors")
     if mu.ndim != 3 or nu.ndim != 3 or mu.shape[-1] != nu.shape[-1]:
         raise ValueError(
             "product distance: expected two families (L, m, p) with the same particle dimension, "
             "received "
             f"shapes {tuple(mu.shape)} and {tuple(nu.shape)}"
         )
+    require_one_place(mu, nu, "product distance")
     for family in (mu, nu):
         require_atoms(family, "product distance")
     first, second = (on_product(family.detach().to("cpu", torch.float64)) for family in (mu, nu))

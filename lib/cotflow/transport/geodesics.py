@@ -57,6 +57,7 @@ def geodesic(mu: Float[Tensor, "*runs L m p"], nu: Float[Tensor, "*runs L m2 p"]
     require_layers(mu, nu, what="geodesic")
     plans = [coupling(*layer) for layer in zip(flat(mu, 2), flat(nu, 2), strict=True)]
     atoms = max(len(mass) for _, _, mass in plans)
+    precision = torch.promote_types(mu.dtype, nu.dtype)
 
     def padded(column: int, dtype: torch.dtype) -> Tensor:
         rows = [np.pad(plan[column], (0, atoms - len(plan[column]))) for plan in plans]
@@ -67,6 +68,6 @@ def geodesic(mu: Float[Tensor, "*runs L m p"], nu: Float[Tensor, "*runs L m2 p"]
         index = (
             padded(column, torch.int64).unsqueeze(-1).expand(*mu.shape[:-2], atoms, mu.shape[-1])
         )
-        return family.gather(-2, index)
+        return family.to(precision).gather(-2, index)
 
-    return Geodesic(ends(mu, 0), ends(nu, 1), padded(2, mu.dtype))
+    return Geodesic(ends(mu, 0), ends(nu, 1), padded(2, precision))

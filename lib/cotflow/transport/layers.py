@@ -6,49 +6,58 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cotflow.network.checks import require_tensor
+from cotflow.network.numbers import shown
+from cotflow.network.tensors import require_numbers
+
 Masses = tuple[Float[Tensor, "*runs L m"], Float[Tensor, "*runs L m2"]]
 
 
 def require_layers(
     mu: Tensor, nu: Tensor, masses: Masses | None = None, *, what: str = "conditional distance"
 ) -> None:
-    """Two families of the same runs, layers and Ω, none of them empty, all numbers finite.
+    """Two families of the same runs, layers, Ω and device, none empty, all numbers finite.
 
     Masses are finite, ≥ 0 and of sum 1 in every layer, up to a rounding m·ε of their own precision.
     """
+    for family in (mu, nu):
+        require_tensor(family, f"{what}: expected two families of atoms as torch tensors")
     if mu.ndim < 3 or mu.shape[:-2] != nu.shape[:-2] or mu.shape[-1] != nu.shape[-1]:
         raise ValueError(
             f"{what}: expected two families with the same runs, layers and particle "
             f"dimension, received shapes {tuple(mu.shape)} and {tuple(nu.shape)}"
         )
+    require_one_place(mu, nu, what)
     for family in (mu, nu):
         require_atoms(family, what)
     if masses is not None:
+        expected = f"{what}: expected masses as two torch tensors"
+        if not isinstance(masses, tuple | list) or len(masses) != 2:
+            raise TypeError(f"{expected}, received {shown(masses)}")
+        for mass in masses:
+            require_tensor(mass, expected)
         for family, mass in zip((mu, nu), masses, strict=True):
             _require_masses(family, mass, what)
 
 
+def require_one_place(mu: Tensor, nu: Tensor, what: str) -> None:
+    """Both on one device, which holds numbers."""
+    if mu.device != nu.device or mu.is_meta:
+        raise ValueError(
+            f"{what}: expected two families of numbers on one device, received {mu.device} and "
+            f"{nu.device}"
+        )
+
+
 def require_atoms(family: Tensor, what: str) -> None:
     """A family of shape (*runs, L, m, p), none of them 0, of real and finite numbers."""
+    require_tensor(family, f"{what}: expected a family of atoms as a torch tensor")
     if family.ndim < 3 or 0 in family.shape:
         raise ValueError(
             f"{what}: expected atoms of shape (*runs, L, m, p), at least one of each, received "
             f"shape {tuple(family.shape)}"
         )
-    _require_numbers(family, "atoms", what)
-
-
-def _require_numbers(values: Tensor, name: str, what: str) -> None:
-    if not values.is_floating_point():
-        raise ValueError(
-            f"{what}: expected real floating-point {name}, received {_short(values.dtype)}"
-        )
-    wrong = ~torch.isfinite(values)
-    if bool(wrong.any()):
-        raise ValueError(
-            f"{what}: expected finite {name}, received {int(wrong.sum())} that are not among "
-            f"{values.numel()}"
-        )
+    require_numbers(family, what, "atoms")
 
 
 def _require_masses(family: Tensor, mass: Tensor, what: str) -> None:
@@ -57,7 +66,7 @@ def _require_masses(family: Tensor, mass: Tensor, what: str) -> None:
             f"{what}: expected masses of shape {tuple(family.shape[:-1])}, one an atom, received "
             f"{tuple(mass.shape)}"
         )
-    _require_numbers(mass, "masses", what)
+    require_numbers(mass, what, "masses")
     if bool((mass < 0).any()):
         raise ValueError(f"{what}: expected masses ≥ 0, received {float(mass.min()):.3g}")
     sums = mass.detach().to("cpu", torch.float64).sum(-1)
@@ -67,10 +76,6 @@ def _require_masses(family: Tensor, mass: Tensor, what: str) -> None:
             f"{what}: expected masses of sum 1 in every layer, received a layer of sum "
             f"{float(sums.flatten()[off.argmax()]):.10g}"
         )
-
-
-def _short(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def power_of_two(values: Tensor, axes: tuple[int, ...]) -> Tensor:

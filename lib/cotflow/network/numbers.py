@@ -32,6 +32,11 @@ def shown(value: object) -> str:
     return " ".join(reprlib.repr(value).split())
 
 
+def positive(number: float) -> bool:
+    """Whether it is finite and > 0."""
+    return 0.0 < number < math.inf
+
+
 def real(value: object, expected: str, valid: Callable[[float], bool] = math.isfinite) -> float:
     """``value`` as a float.
 
@@ -53,8 +58,8 @@ def real(value: object, expected: str, valid: Callable[[float], bool] = math.isf
     return found
 
 
-def whole(value: object, expected: str, least: int) -> int:
-    """``value`` as an int that is at least so much.
+def whole(value: object, expected: str, least: int, most: int | None = None) -> int:
+    """``value`` as an int that is at least so much, and at most so much.
 
     Raises
     ------
@@ -63,6 +68,6 @@ def whole(value: object, expected: str, least: int) -> int:
     number = plain(value)
     if isinstance(number, bool) or not isinstance(number, int):
         number = int(real(value, expected, float.is_integer))
-    if number < least:
+    if number < least or (most is not None and number > most):
         raise ValueError(f"{expected}, received {shown(value)}")
     return int(number)
