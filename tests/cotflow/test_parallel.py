@@ -6,10 +6,21 @@ import math
 import pytest
 import torch
 
-from cotflow import GELU, RELU, TANH, Sizes, gradient, independent, marion_net, published
+from cotflow import (
+    GELU,
+    RELU,
+    TANH,
+    Sizes,
+    gradient,
+    gradient_flow,
+    independent,
+    marion_net,
+    published,
+)
 from cotflow.adjoint import card, parallel, segments
 from cotflow.adjoint.gradient import evaluated
 from cotflow.adjoint.parallel import Parallel, coarse, schatten
+from cotflow.flows.checkpoint import Checkpoint
 from problems import random_problem
 
 ENGINES = {
@@ -189,12 +200,26 @@ def test_a_gap_is_counted(monkeypatch):
     """The certificate speaks of the gaps: with some hidden from it, it would be too small."""
     net, weights, x, y = smooth(49)
     exact = gradient(net, weights, x, y, backend="plain")
-    joined = parallel.joined
-    monkeypatch.setattr(
-        parallel, "joined",
-        lambda *a, forward: dataclasses.replace(found, error=0 * found.error)
-        if (found := joined(*a, forward=forward)) else None,
-    )  # fmt: skip
+    last_of = parallel.last_of
+
+    def blind(*arguments):
+        found = last_of(*arguments)
+        return dataclasses.replace(found, error=0 * found.error)
+
+    monkeypatch.setattr(parallel, "last_of", blind)
     engine = Parallel(tolerance=1e-3, accepted=math.inf)
     found = gradient(net, weights, x, y, backend=engine)
     assert errors(found, exact, net, weights)[0] > found.depth.states
+
+
+def test_a_flow_takes_it_and_a_checkpoint_remembers(tmp_path):
+    net, weights, x, y = smooth(16, size=0.05)
+    options = {"step": 0.01, "horizon": 0.04, "every": 2}
+    exact = gradient_flow(net, weights, x, y, **options)
+    path = tmp_path / "run.pt"
+    found = gradient_flow(
+        net, weights, x, y, backend=Parallel(), checkpoint=Checkpoint(path), **options
+    )
+    assert torch.allclose(found.observed["loss"], exact.observed["loss"], rtol=1e-13)
+    with pytest.raises(ValueError, match="the backend"):
+        gradient_flow(net, weights, x, y, checkpoint=Checkpoint(path), **options)

@@ -8,8 +8,9 @@ again, until the certificate is small enough.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -105,39 +106,18 @@ class Parallel:
         chunks = -(-L // length)
         if chunks == 1:
             return None
-        # V of the coarse net is a sum over a segment: the scale is that of the fine one.
-        small = self.layers(net, coarse(weights, length), h0)
-        small.scale = fine.scale
+        small = coarse_layers(self.layers, fine, net, weights, h0, length)
         size = Norms.of(fine, net, weights, length)
-        rounding = ROUNDINGS * torch.finfo(h0.dtype).eps * length**0.5
-        most = self.tolerance, rounding, self.sweeps
+        most = self.tolerance, self.sweeps
 
         start = h0.reshape(-1, 1, *h0.shape[-2:])
-        rest = (size.before[:, -1:] - size.before[:, 1:-1]).exp()
-
-        def foretold(source: Tensor | None) -> Tensor:
-            values, _ = small.forward(start, 0, chunks, chunks, source=source)
-            return kept(values)[:, :-1]
-
-        ahead = joined(
-            lambda starts: fine.forward(starts, 0, L, length),
-            foretold, start, rest, *most, forward=True,
-        )  # fmt: skip
+        ahead = last_of(forward_sweeps(fine, small, size, start, length), *most)
         if ahead is None:
             return None
 
         error, p = segments.turn(net, weights, ahead.end.reshape(h0.shape), y)
         p = p.reshape(start.shape)
-        middle = torch.cat((ahead.values[:, :-1:length], ahead.values[:, -1:]), 1)
-
-        def foretold_back(source: Tensor | None) -> Tensor:
-            values, _ = small.backward(p, middle, 0, chunks, chunks, source=source)
-            return kept(values)[:, 1:]
-
-        back = joined(
-            lambda ends: fine.backward(ends, ahead.values, 0, L, length),
-            foretold_back, p, size.before[:, 1:-1].exp(), *most, forward=False,
-        )  # fmt: skip
+        back = last_of(backward_sweeps(fine, small, size, p, ahead.values, length), *most)
         if back is None:
             return None
 
@@ -154,62 +134,129 @@ class Parallel:
 
 @dataclass(frozen=True)
 class Joined:
-    """Values of all layers, the one at the far end, what the gaps add at most, the largest gap
-    over a segment's roundings, and the sweeps."""
+    """What a sweep over all segments leaves: the values of all layers, the one at the far end, a
+    bound on what the gaps do to them, the largest gap over a segment's roundings, and which sweep
+    it was.
+    """
 
     values: Float[Tensor, "runs values n q"]
     end: Float[Tensor, "runs n q"]
     error: Float[Tensor, "runs n"]
     gap: float
-    sweeps: int
+    sweep: int
+
+    @property
+    def relative(self) -> float:
+        """The bound relative to the largest value, over samples and runs."""
+        size = torch.linalg.vector_norm(self.values, dim=-1).amax(1)
+        return float((self.error / size).max())
 
 
-def kept(values: Tensor | None) -> Tensor:
-    assert values is not None
-    return values
+def forward_sweeps(
+    fine: Layers,
+    small: Layers,
+    size: Norms,
+    start: Float[Tensor, "runs 1 n q"],
+    length: int,
+) -> Iterator[Joined]:
+    """The states after one sweep over all segments, after two, …"""
+    L, chunks = fine.depth, small.depth
+
+    def foretell(source: Tensor | None) -> Tensor:
+        values, _ = small.forward(start, 0, chunks, chunks, source=source)
+        return kept(values)[:, :-1]
+
+    growth = (size.before[:, -1:] - size.before[:, 1:-1]).exp()
+    return _sweeps(
+        lambda starts: fine.forward(starts, 0, L, length), foretell, start, growth, forward=True
+    )
 
 
-def joined(
+def backward_sweeps(
+    fine: Layers,
+    small: Layers,
+    size: Norms,
+    p: Float[Tensor, "runs 1 n q"],
+    states: Float[Tensor, "runs values n q"],
+    length: int,
+) -> Iterator[Joined]:
+    """The adjoints at these states after one sweep over all segments, after two, …"""
+    L, chunks = fine.depth, small.depth
+    begun = torch.cat((states[:, :-1:length], states[:, -1:]), 1)
+
+    def foretell(source: Tensor | None) -> Tensor:
+        values, _ = small.backward(p, begun, 0, chunks, chunks, source=source)
+        return kept(values)[:, 1:]
+
+    return _sweeps(
+        lambda ends: fine.backward(ends, states, 0, L, length),
+        foretell, p, size.before[:, 1:-1].exp(), forward=False,
+    )  # fmt: skip
+
+
+def _sweeps(
     carry: Callable[[Tensor], tuple[Tensor | None, Tensor]],
     foretell: Callable[[Tensor | None], Tensor],
     given: Float[Tensor, "runs 1 n q"],
     growth: Float[Tensor, "runs gaps"],
-    tolerance: float | None,
-    rounding: float,
-    most: int,
     *,
     forward: bool,
-) -> Joined | None:
+) -> Iterator[Joined]:
     """Parareal: begun_{c+1} = G(begun_c) + source_c, where source_c grows by the gap that segment
-    c leaves. Σ_c growth_c |gap_c| bounds the errors of all values. None where the gaps get small
-    too slowly."""
+    c leaves. Σ_c growth_c |gap_c| bounds the errors of all values."""
     reach, meet = (slice(None, -1), slice(1, None))
     if not forward:
         reach, meet = meet, reach
     near, far = (0, -1) if forward else (-1, 0)
-    begun, source, last = foretell(None).clone(), None, math.inf
-    for count in range(1, most + 1):
+    begun, source = foretell(None).clone(), None
+    for count in itertools.count(1):
         begun[:, near] = given[:, 0]
         values, reached = carry(begun)
         gaps = reached[:, reach] - begun[:, meet]
         lengths = torch.linalg.vector_norm(gaps, dim=-1)
-        error = (lengths * growth.unsqueeze(-1)).sum(1)
         size = torch.linalg.vector_norm(reached, dim=-1).amax(1)
-        found = torch.stack(((error / size).max(), (lengths.amax(1) / size).max())).tolist()
-        if tolerance is None:
-            left, enough = found[1], rounding
-        else:
-            left, enough = found[0], tolerance
-        if left <= enough:
-            return Joined(kept(values), reached[:, far], error, found[1] / rounding, count)
-        if not left < 0.7 * last:
-            return None
-        last = left
+        length = -(-(kept(values).shape[1] - 1) // reached.shape[1])
+        rounding = ROUNDINGS * torch.finfo(given.dtype).eps * length**0.5
+        yield Joined(
+            kept(values), reached[:, far], (lengths * growth.unsqueeze(-1)).sum(1),
+            float((lengths.amax(1) / size).max()) / rounding, count,
+        )  # fmt: skip
         if source is None:
             source = torch.zeros_like(begun)
         source[:, reach] += gaps
         begun = foretell(source).clone()
+
+
+def last_of(sweeps: Iterator[Joined], tolerance: float | None, most: int) -> Joined | None:
+    """The first that is near enough; None where the gaps get small too slowly."""
+    last = math.inf
+    for found in itertools.islice(sweeps, most):
+        left, enough = (found.gap, 1.0) if tolerance is None else (found.relative, tolerance)
+        if left <= enough:
+            return found
+        if not left < 0.7 * last:
+            return None
+        last = left
     return None
+
+
+def kept(values: Tensor | None) -> Tensor:
+    assert values is not None, "every value was asked for"
+    return values
+
+
+def coarse_layers(
+    layers: Callable[[ResidualNet, Weights, Tensor], Layers],
+    fine: Layers,
+    net: ResidualNet,
+    weights: Weights,
+    h0: Tensor,
+    length: int,
+) -> Layers:
+    """The coarse net, with the scale of the fine one: its V is a sum over a segment."""
+    small = layers(net, coarse(weights, length), h0)
+    small.scale = fine.scale
+    return small
 
 
 def coarse(weights: Weights, length: int) -> Weights:
@@ -332,4 +379,4 @@ class Norms:
             right = right + total[:, LAYERED.index(name)] / abs(factor)
         partials = torch.where(wrong > 0, wrong / right, wrong).max().sqrt()
         gap = max(ahead.gap, back.gap)
-        return Depth(ahead.sweeps, back.sweeps, gap, states, adjoints, float(partials))
+        return Depth(ahead.sweep, back.sweep, gap, states, adjoints, float(partials))

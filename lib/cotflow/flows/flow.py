@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cotflow.adjoint.gradient import Backend
 from cotflow.adjoint.inputs import admitted
 from cotflow.flows.chebyshev import RKC2
 from cotflow.flows.control import StepControl
@@ -39,6 +40,7 @@ def flow(
     every: Number = 1,
     times: Iterable[Number] | None = None,
     segment: Number | None = None,
+    backend: Backend = "auto",
 ) -> Iterator[Snapshot]:
     """θ̇ = −r ∂_θℓ on [0, horizon], r the rates of the network's metric ([M] eq. (4), [B]).
 
@@ -62,6 +64,7 @@ def flow(
     clip : applied to every right-hand side, see :func:`cotflow.flows.velocity.frobenius_clip`.
     segment : layers between two states that are kept, see :func:`cotflow.adjoint.gradient`: less
         memory at great depth, for one more forward sweep a gradient.
+    backend : what makes the gradients, see :func:`cotflow.adjoint.gradient`.
 
     Raises
     ------
@@ -74,7 +77,7 @@ def flow(
     [0, 2, 4]
     """
     plan = schedule(weights, step, tolerance, horizon, every, times)
-    weights, field = begun(weights, x, y), VelocityField(net, x, y, clip, segment)
+    weights, field = begun(weights, x, y), VelocityField(net, x, y, clip, segment, backend)
     states = march(field, chosen(method, step), plan.control, weights)
     return (snapshot for snapshot in states if plan.due(snapshot.state))
 
@@ -145,14 +148,14 @@ def gradient_flow(
     every: Number = 1,
     times: Iterable[Number] | None = None,
     segment: Number | None = None,
+    backend: Backend = "auto",
     checkpoint: Keeper | None = None,
 ) -> FlowRecord:
     """Run :func:`flow` to the horizon and record observables; the loss is always among them.
 
     An observable is a number, a tensor or an array, of the same shape at all times; the name
-    "loss" is taken. Memory does
-    not grow with the number of steps beyond the observed values. With a
-    ``checkpoint`` (:class:`cotflow.flows.checkpoint.Checkpoint`) a run that was cut off goes on
+    "loss" is taken. Memory does not grow with the number of steps beyond the observed values. With
+    a ``checkpoint`` (:class:`cotflow.flows.checkpoint.Checkpoint`) a run that was cut off goes on
     where it was last kept, and its record is bit for bit that of an uninterrupted run.
 
     >>> from cotflow import gradient_flow, published
@@ -162,7 +165,7 @@ def gradient_flow(
     (torch.Size([2, 5]), [0.0, 0.25, 0.5, 0.75, 1.0])
     """
     method, plan = chosen(method, step), schedule(weights, step, tolerance, horizon, every, times)
-    weights, field = begun(weights, x, y), VelocityField(net, x, y, clip, segment)
+    weights, field = begun(weights, x, y), VelocityField(net, x, y, clip, segment, backend)
     observers: dict[str, Observer] = {"loss": lambda s: s.loss}
     if observe and observers.keys() & observe.keys():
         raise ValueError('observe: expected a name other than "loss", which is always recorded')
@@ -184,6 +187,7 @@ def gradient_flow(
             "every": plan.every,
             "the times": plan.times,
             "the segment": field.segment,
+            "the backend": backend,
             "the method": method,
             "the clip": clip,
         }

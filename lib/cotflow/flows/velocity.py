@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cotflow.adjoint.gradient import Gradient, evaluated
+from cotflow.adjoint.gradient import Backend, Gradient, evaluated
 from cotflow.network.memory import squared
 from cotflow.network.numbers import Number, real, shown, whole
 from cotflow.network.residual import ResidualNet
@@ -79,16 +79,18 @@ class VelocityField:
         y: Float[Tensor, "*data n dy"],
         clip: Clip | None = None,
         segment: Number | None = None,
+        backend: Backend = "auto",
     ) -> None:
         if clip is not None and not callable(clip):
             raise ValueError(f"clip: expected a function of velocities, received {shown(clip)}")
         if segment is not None:
             segment = whole(segment, "segment: expected at least 1 layer", 1)
-        self.net, self.x, self.y, self.clip, self.segment = net, x, y, clip, segment
+        self.net, self.x, self.y, self.clip = net, x, y, clip
+        self.segment, self.backend = segment, backend
         self.evaluations = 0
 
     def __call__(self, at: Weights) -> tuple[Gradient, dict[str, Tensor]]:
-        result = evaluated(self.net, at, self.x, self.y, segment=self.segment)
+        result = evaluated(self.net, at, self.x, self.y, backend=self.backend, segment=self.segment)
         self.evaluations += 1
         # Squares of weights overflow long before the loss does.
         if not bool((result.loss < torch.finfo(result.loss.dtype).max ** 0.5).all()):
