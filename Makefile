@@ -22,7 +22,7 @@ ADDRESS := import pathlib; print(pathlib.Path("$(PAGE)").absolute().as_uri())
 # Python's files and messages are UTF-8 whatever the machine's language.
 export PYTHONUTF8 := 1
 
-.PHONY: help book pdf lint quick test notebooks bench audit lock release hooks setup clean
+.PHONY: help book pdf lint quick test notebooks bench bench-gpu audit lock release hooks setup clean
 
 help:
 	@echo "make book       build the book into _build/html (sets up .venv first, if needed)"
@@ -31,6 +31,7 @@ help:
 	@echo "make test       ruff, mypy and all tests (sets up .venv first, if needed)"
 	@echo "make notebooks  write the chapters as notebooks"
 	@echo "make bench      measure the cost of a step for the chapter on solvers (JAX is compared if installed)"
+	@echo "make bench-gpu  test the kernels on this machine's CUDA device and measure a step there, in under 8 minutes"
 	@echo "make audit      look up known vulnerabilities of every installed package (asks pypi.org: needs the network)"
 	@echo "make lock       renew requirements.txt from pyproject.toml; what is pinned stays (needs the network)"
 	@echo "make release    build the book from a clean tree and pack it with its ledger and checksums into dist/"
@@ -87,6 +88,9 @@ notebooks: setup
 
 bench: setup
 	@$(BIN)/cotflow bench
+
+bench-gpu: setup
+	@$(BIN)/cotflow bench --gpu
 
 # Strict: a package that could not be looked up fails the audit too. PyPI knows no local builds, such as torch's +cpu.
 audit: .venv/upkeep

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -19,6 +21,8 @@ import torch
 
 from cotbook import provenance
 from cotbook.bench.contenders import captured, ours, textbook
+from cotbook.bench.record import PARTS_GPU
+from cotbook.run import tree
 from cotflow.adjoint.gradient import gradient
 from cotflow.adjoint.parallel import Parallel
 from cotflow.flows.flow import gradient_flow
@@ -104,6 +108,26 @@ def random_weights(generator: torch.Generator, bias: bool) -> Weights:
     return Weights(A=draw(12, 5), V=draw(10, 12, 40), W=draw(10, 40, 12), B=draw(3, 12), b=b)
 
 
+def tests() -> dict[str, int]:
+    """How many tests of the library passed on the card.
+
+    Raises
+    ------
+    BadInput : one did not.
+    """
+    command = [
+        *(sys.executable, "-m", "pytest", "-q", "--numprocesses", "4", "-m", "not slow"),
+        *("-k", "cuda or triton or parallel", str(tree.book_root() / "tests/cotflow")),
+    ]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
+    passed = re.search(r"(\d+) passed", done.stdout)
+    if done.returncode or not passed:
+        raise tree.BadInput(
+            f"bench --gpu: expected the tests to pass on the card, received\n{done.stdout[-2000:]}"
+        )
+    return {"passed": int(passed[1])}
+
+
 CASES = [
     *product(("gelu", "tanh", "relu", "identity"), (SINGLE, DOUBLE), (True,), (None,)),
     *product(("gelu",), (SINGLE, DOUBLE), (False,), (3,)),
@@ -170,7 +194,7 @@ def elsewhere(code: str, *arguments: object, limit: float) -> float | None:
     environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=limit, env=environment
+            command, capture_output=True, encoding="utf-8", timeout=limit, env=environment
         )
         return json.loads(done.stdout.splitlines()[-1])
     except (subprocess.TimeoutExpired, json.JSONDecodeError, IndexError):
@@ -288,16 +312,29 @@ def whole_run(iterations: int = 80_000) -> dict[str, float]:
     }
 
 
+def missing() -> str:
+    """What a card's record cannot be made without; nothing where all is there."""
+    if not torch.cuda.is_available():
+        return (
+            "bench --gpu: expected a CUDA device and a torch that was built for it; there is none"
+        )
+    if importlib.util.find_spec("triton") is None:
+        return "bench --gpu: expected Triton, which comes along with torch for CUDA; it is missing"
+    return ""
+
+
 def parts(clock: Clock, found: dict, pool: Executor) -> dict[str, Callable[[], object]]:
     """The parts of a record, in order."""
-    return {
-        "exactness": lambda: exactness(pool),
-        "runs": batches,
-        "memory": memory,
-        "steps": lambda: steps(clock),
-        "bandwidth": lambda: bandwidth(found["steps"]),
-        "whole run": whole_run,
-    }
+    measures = (
+        tests,
+        lambda: exactness(pool),
+        batches,
+        memory,
+        lambda: steps(clock),
+        lambda: bandwidth(found["steps"]),
+        whole_run,
+    )
+    return dict(zip(PARTS_GPU, measures, strict=True))
 
 
 def record(output: Path, only: Sequence[str] = (), say: Callable[[str], None] = print) -> None:

@@ -152,6 +152,20 @@ class Joined:
         return float((self.error / size).max())
 
 
+def states_by_sweeps(
+    net: ResidualNet,
+    weights: Weights,
+    h0: Float[Tensor, "*runs n q"],
+    length: int,
+    layers: Callable[[ResidualNet, Weights, Tensor], Layers] = card.layers,
+) -> Iterator[Joined]:
+    """The states from h_0 on after one sweep over all segments of so many layers, after two, …"""
+    fine = layers(net, weights, h0)
+    small = coarse_layers(layers, fine, net, weights, h0, length)
+    start = h0.reshape(-1, 1, *h0.shape[-2:])
+    return forward_sweeps(fine, small, Norms.of(fine, net, weights, length), start, length)
+
+
 def forward_sweeps(
     fine: Layers,
     small: Layers,
