@@ -3,6 +3,7 @@
 import dataclasses
 import warnings
 
+import mpmath
 import pytest
 import torch
 
@@ -12,6 +13,8 @@ from cotflow.network.activations import COS, GELU, IDENTITY, RELU, TANH
 from problems import random_problem
 
 triton = pytest.importorskip("triton", reason="Triton is not installed")
+tl = pytest.importorskip("triton.language")
+kernels = pytest.importorskip("cotflow.adjoint.triton")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 ALL = ("A", "V", "W", "b", "B")
 
@@ -163,3 +166,40 @@ def test_on_a_card_triton_is_the_way():
         auto = gradient(marion_net(), weights, x, y)
     chosen = gradient(marion_net(), weights, x, y, backend="triton")
     assert all(torch.equal(auto.velocity[k], v) for k, v in chosen.velocity.items())
+
+
+@triton.jit
+def _each(z, value, slope, KIND: tl.constexpr, N: tl.constexpr):
+    i = tl.arange(0, N)
+    at = tl.load(z + i)
+    tl.store(value + i, kernels._value(at, KIND))
+    tl.store(slope + i, kernels._slope(at, KIND))
+
+
+@pytest.mark.parametrize("kind", [0, 1], ids=["gelu", "tanh"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_functions_are_those_of_the_table(kind, dtype):
+    """Within two units in the last place more than the table's errors: a card divides so."""
+    size = torch.logspace(-12, 1.0, 1000, dtype=torch.float64)
+    z = torch.cat((-size, torch.zeros(1, dtype=torch.float64), size)).to(dtype)
+    z = torch.nn.functional.pad(z, (0, 2048 - len(z))).to(DEVICE)
+    value, slope = torch.empty_like(z), torch.empty_like(z)
+    _each[(1,)](z, value, slope, kind, len(z))
+    unit = torch.finfo(dtype).eps
+    for found, (exact, terms) in zip((value, slope), exactly(kind, z.double().cpu()), strict=True):
+        assert float(((found.double().cpu() - exact).abs() / (unit * (terms + unit))).max()) < 10
+
+
+def exactly(kind, z):
+    """σ and σ′ at all z, and the sizes of the terms that they are sums of."""
+    with mpmath.workprec(120):
+        for terms in TERMS[kind]:
+            found = [[float(t) for t in terms(mpmath.mpf(v))] for v in z.tolist()]
+            table = torch.tensor(found, dtype=torch.float64)
+            yield table.sum(1), table.abs().sum(1)
+
+
+TERMS = [
+    (lambda z: [z * mpmath.ncdf(z)], lambda z: [mpmath.ncdf(z), z * mpmath.npdf(z)]),
+    (lambda z: [mpmath.tanh(z)], lambda z: [mpmath.sech(z) ** 2]),
+]
