@@ -25,6 +25,8 @@ import yaml
 
 from cotbook import provenance
 from cotbook.chapter import EXECUTION_MIME
+from cotbook.errors import BadInput
+from cotbook.keep import release
 from cotbook.sphinx import execution
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -232,6 +234,28 @@ def test_ledger_lies_beside_the_pages(built):
     assert "## A tiny chapter" in shown
     assert f"| ✔ holds | [half]({claim['page']}) |" in shown
     assert "| = 0.5 | 0.5 | 0 |" in shown
+
+
+def test_pages_of_a_build_that_is_killed_say_so_until_the_next_one(built):
+    html = built.folder / "_build/html"
+    assert 'http-equiv="Refresh"' in (html / "index.html").read_text()
+    process = built.start()
+    deadline = time.monotonic() + 300
+    while "not whole" not in (html / "index.html").read_text():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    assert (
+        "not whole: it is being built, or its build was stopped"
+        in (html / "index.html").read_text()
+    )
+    assert not (html / "ledger.json").exists() and not (html / "ledger.md").exists()
+    with pytest.raises(BadInput, match="expected a built book with its ledger"):
+        release.check_book(built.folder, html)
+    assert built.build().returncode == 0
+    assert 'http-equiv="Refresh"' in (html / "index.html").read_text()
+    assert (html / "ledger.json").exists()
 
 
 def test_execution_record_names_hashes_parameters_and_versions(built):
@@ -564,7 +588,8 @@ def test_an_entry_that_speaks_to_the_browser_fails_the_build(built):
         build = built.build()
     assert build.returncode != 0
     assert "references.bib: 'bad': url: expected text, or an address" in build.stdout
-    assert "javascript" not in built.page("index")
+    pages = (built.folder / "_build/html").rglob("*.html")
+    assert not any("javascript:alert" in page.read_text(encoding="utf-8") for page in pages)
 
 
 def test_failing_claim_fails_the_build(built):

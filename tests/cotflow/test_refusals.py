@@ -10,7 +10,7 @@ import torch
 
 from cotflow.adjoint.gradient import gradient
 from cotflow.bounds import energy, gaps, hermite, layer_maps, local_pl, pl_search
-from cotflow.limits import depth, refinement, reversal
+from cotflow.limits import depth, refinement, reversal, risk_field
 from cotflow.network.activations import TANH
 from cotflow.network.residual import marion_net, mean_field_net
 from cotflow.network.weights import stack
@@ -28,6 +28,8 @@ SQUARE = replace(W, A=EYE, B=EYE)
 STATES = refinement.hidden_states(lambda k, h: torch.tanh(h), 4, X)
 FIVE = local_pl.proposition_5(TANH, 2, 0.5, samples=3, state=3)
 NORMS = local_pl.start_norms(NET, START, X)
+X2, POINTS = STATES[0], torch.ones(5, 4, dtype=torch.float64)
+ENDS = torch.tensor([0.0, 1.0], dtype=torch.float64)
 LEAF = torch.ones(1, dtype=torch.float64, requires_grad=True)
 
 
@@ -45,6 +47,14 @@ def scaled(k, h):
 
 def search(weights=W, y=Y, radius=0.1, **counts):
     return pl_search.smallest_pl(NET, weights, X, y, radius, generator(), **counts)
+
+
+def field(omega=POINTS, h=X2, p=X2, call=risk_field.risk_gradient):
+    return call(MEAN, omega, h, p, width=5)
+
+
+def sweep(x=X2, y=X2, omega=POINTS):
+    return risk_field.continuous_sweep(MEAN, lambda s: omega, x, y, ENDS)
 
 
 REFUSED = {
@@ -81,6 +91,10 @@ REFUSED = {
         lambda: reversal.reconstruction_bound(NAN * STATES, STATES.abs()),
         lambda: reversal.reconstruction_bound(-STATES.abs(), STATES.abs()),
         lambda: reversal.backpropagate(scaled, [[LEAF]], X, NAN * X),
+        *(lambda k=k: field(**{k: NAN * POINTS[:, :2]}) for k in ("h", "p")),
+        lambda: field(NAN * POINTS, call=risk_field.landscape),
+        *(lambda k=k: sweep(**{k: NAN * X2}) for k in ("x", "y")),
+        lambda: sweep(omega=NAN * POINTS),
     ],
     "shapes that do not fit": [
         lambda: energy.no_blow_up(NET, W, X[:0], AT.loss, 1.0),
@@ -122,6 +136,15 @@ REFUSED = {
         lambda: reversal.reconstruction_bound(STATES[:0], STATES[:0]),
         lambda: reversal.reconstruction_bound(STATES[:2], STATES),
         lambda: reversal.backpropagate(scaled, [], X, X),
+        *(
+            lambda c=c: field(p=X2[:1], call=c)
+            for c in (risk_field.risk_gradient, risk_field.landscape)
+        ),
+        lambda: field(h=X2[:1], call=risk_field.landscape),
+        lambda: sweep(y=X2[:1]),
+        lambda: sweep(y=X2[:, :1]),
+        lambda: sweep(x=X2[:3]),
+        lambda: sweep(x=X2[:0], y=X2[:0]),
         lambda: reversal.backpropagate(scaled, [[LEAF]], X, X[:2]),
         lambda: reversal.backpropagate(scaled, [[LEAF]] * 3, X, X, STATES[:2]),
     ],

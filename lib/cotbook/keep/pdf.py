@@ -19,6 +19,8 @@ from urllib.parse import unquote, urldefrag
 
 from bs4 import BeautifulSoup, Tag
 
+from cotbook.records import LEDGER
+
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 FLAGS = [
     "--no-sandbox",
@@ -178,7 +180,7 @@ def print_pdf(html: Path, pdf: Path) -> None:
     from playwright.sync_api import sync_playwright
 
     path = browser()
-    if not (html / "index.html").exists():
+    if not (html / LEDGER).exists():
         raise Unavailable(f"no built pages in {html}: run `make book` first")
     joined = html / JOINED
     joined.write_text(join(html), encoding="utf-8")

@@ -1,4 +1,7 @@
-"""The ledger beside the pages, for machines (ledger.json) and for a terminal (ledger.md)."""
+"""What lies beside the pages: the ledger, for machines (json) and for a terminal (md).
+
+As long as they are not whole, their front page says so.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,31 @@ from cotbook.provenance import execution_hash
 from cotbook.records import LEDGER, ChapterRecord, Ledger
 from cotbook.sphinx import executed
 
+FRONT, LEDGERS = "index.html", (LEDGER, "ledger.md")
 HEAD = ("verdict", "claim", "statement", "source", "predicted", "measured", "tolerance")
+
+UNFINISHED = """\
+<!DOCTYPE html>
+<html lang="en"><meta charset="utf-8"><title>Not whole</title>
+<p>This book is not whole: it is being built, or its build was stopped.
+<code>make book</code> builds it.</p></html>
+"""
+
+
+def begin(app: Sphinx) -> None:
+    """Until the pages are whole, their front page says so and no ledger is there."""
+    folder = Path(app.outdir)
+    if app.builder.name == "html" and app.config.root_doc != "index":
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in LEDGERS:
+            (folder / name).unlink(missing_ok=True)
+        (folder / FRONT).write_text(UNFINISHED, encoding="utf-8")
+
+
+def end(app: Sphinx, exception: Exception | None) -> None:
+    """Make room for the front page that leads to the first one."""
+    if not exception and app.builder.name == "html" and app.config.root_doc != "index":
+        (Path(app.outdir) / FRONT).unlink(missing_ok=True)
 
 
 def write(app: Sphinx, exception: Exception | None) -> None:
@@ -23,8 +50,8 @@ def write(app: Sphinx, exception: Exception | None) -> None:
         return
     ledger = Ledger(execution_hash(), tuple(executed.read(app.env)))
     text = json.dumps(ledger.to_json(), indent=2, ensure_ascii=False) + "\n"
-    (Path(app.outdir) / LEDGER).write_text(text, encoding="utf-8")
-    (Path(app.outdir) / "ledger.md").write_text(markdown(ledger), encoding="utf-8")
+    for name, content in zip(LEDGERS, (text, markdown(ledger)), strict=True):
+        (Path(app.outdir) / name).write_text(content, encoding="utf-8")
 
 
 def markdown(ledger: Ledger) -> str:

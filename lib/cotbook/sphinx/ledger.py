@@ -171,6 +171,7 @@ def setup(app: Sphinx) -> dict:
     app.add_role("claim", ClaimRole())
     app.connect("config-inited", key_cache)
     app.connect("builder-inited", refuse_speaking)
+    app.connect("builder-inited", export.begin)
     app.connect("env-get-outdated", lost_notebooks)
     app.connect("env-purge-doc", forget)
     app.connect("env-before-read-docs", execution.execute_all)
@@ -180,6 +181,8 @@ def setup(app: Sphinx) -> dict:
     app.connect("doctree-resolved", link_claims)
     app.connect("build-finished", check_anchors)
     app.connect("build-finished", export.write)
+    # Before sphinx_external_toc writes a front page where there is none.
+    app.connect("build-finished", export.end, priority=100)
     cards.register()
     # Claims bring mathematics to pages whose own text may have none.
     app.set_html_assets_policy("always")

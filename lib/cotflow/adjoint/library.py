@@ -12,6 +12,7 @@ import functools
 import hashlib
 import os
 import platform
+import secrets
 import shlex
 import shutil
 import signal
@@ -21,6 +22,8 @@ import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+
+from cotflow.network.disk import appearing
 
 SOURCE = Path(__file__).with_name("kernel.c")
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math",
@@ -155,17 +158,8 @@ def _keep(body: bytes, path: Path, key: bytes) -> None:
         with contextlib.suppress(OSError):
             if time.time() - left.stat().st_mtime > ABANDONED:
                 left.unlink()
-    handle, name = tempfile.mkstemp(suffix=".partial", dir=path.parent)
-    partial = Path(name)
-    try:
-        with open(handle, "wb") as file:
-            file.write(body + _seal(body, key))
-            file.flush()
-            os.fsync(file.fileno())
-        partial.chmod(0o700)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with appearing(path, path.with_suffix(f".{secrets.token_hex(8)}.partial"), 0o700) as file:
+        file.write(body + _seal(body, key))
 
 
 def _compile(*arguments: str) -> str:

@@ -18,6 +18,7 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
+import cotflow.network.disk as disk
 from cotflow.flows import lock
 from cotflow.flows.fingerprint import fingerprint, surroundings
 from cotflow.network.checks import require_kind
@@ -212,15 +213,10 @@ def write(content: Mapping[str, Any], path: Path) -> None:
     NotWrittenError : there was no room, for instance; nothing is left of the attempt.
     """
     content = storable(content)
-    partial = beside(path, f"{secrets.token_hex(8)}.partial")
     try:
-        # A file of its own, whatever stands there already.
-        with open(partial, "x+b") as file:
+        with disk.appearing(path, beside(path, f"{secrets.token_hex(8)}.partial")) as file:
             torch.save(content, file)
             seal(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
     except (OSError, RuntimeError) as reason:
         # torch tells of its own confusion; what came before it is why.
         cause = [*(c for c in chain(reason) if isinstance(c, OSError)), reason][0]
@@ -228,15 +224,6 @@ def write(content: Mapping[str, Any], path: Path) -> None:
             f"checkpoint: {path} could not be written ({cause}); what was kept before is whole, "
             "make room and start again to go on from there"
         ) from reason
-    finally:
-        partial.unlink(missing_ok=True)
-    if os.name == "posix":
-        with suppress(OSError):
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
 
 
 def seal(file: IO[bytes]) -> None:

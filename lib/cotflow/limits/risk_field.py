@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cotflow.limits.neural_ode import integrate
 from cotflow.network.residual import ResidualNet
+from cotflow.network.tensors import require_numbers
 
 
 def risk_gradient(
@@ -35,6 +36,7 @@ def risk_gradient(
 
     Source: [C], standard.
     """
+    _require(omega, h=h, p=p)
     u, w, b = _split(omega, h.shape[-1])
     z = _pre_activations(net, w, b, h)
     scale = _phi_scale(net, width) / h.shape[-2]
@@ -57,6 +59,7 @@ def landscape(
     width: int,
 ) -> Float[Tensor, "*batch j"]:
     """V(ω) = (1/n) Σ_i ⟨φ(ω, h_i), p_i⟩, whose gradient in ω is :func:`risk_gradient`."""
+    _require(omega, h=h, p=p)
     u, w, b = _split(omega, h.shape[-1])
     features = net.activation(_pre_activations(net, w, b, h))
     return _phi_scale(net, width) * (features * torch.matmul(u, p.mT)).mean(-1)
@@ -104,6 +107,7 @@ def continuous_sweep(
         )
     if not (s.ndim == 1 and len(s) and s[0] >= 0.0 and s[-1] <= 1.0 and bool((s.diff() > 0).all())):
         raise ValueError(f"continuous depth: expected 0 ≤ s_1 < s_2 < … ≤ 1, received {s}")
+    _require(omega(0.0), x=x, y=y)
 
     def layer(depth: float, h: Tensor) -> tuple[Tensor, Tensor, Tensor, float]:
         at = omega(depth)
@@ -135,6 +139,19 @@ def continuous_sweep(
     found = found[: len(s)]
     loss = net.loss_factor * error.square().sum(-1).mean(-1)
     return ContinuousSweep(loss=loss, states=found[:, 0], adjoints=found[:, 1])
+
+
+def _require(omega: Tensor, **pair: Tensor) -> None:
+    """Refuse numbers that are none, and a pair in which one sample would serve for others."""
+    require_numbers(omega, "field", "points")
+    for name, value in pair.items():
+        require_numbers(value, "field", f"entries of {name}")
+    shapes = [tuple(value.shape) for value in pair.values()]
+    if len({shape[-2:] for shape in shapes}) > 1 or min(map(len, shapes)) < 2:
+        raise ValueError(
+            f"field: expected {' and '.join(pair)} of one shape (n, q), or both with runs before "
+            f"it, received {' and '.join(map(str, shapes))}"
+        )
 
 
 def _split(
