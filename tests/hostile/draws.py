@@ -77,7 +77,7 @@ class Draws:
             lambda: t.to(self.one(*REAL, *OTHER)),
             lambda: t.to(self.one(*REAL)),
             lambda: t.to("meta"),
-            lambda: t.to_sparse() if t.ndim else t,
+            lambda: t.detach().to_sparse() if t.ndim else t,
             lambda: (
                 t.detach().resolve_conj().resolve_neg().numpy()
                 if t.dtype != torch.bfloat16

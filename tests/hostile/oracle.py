@@ -16,12 +16,16 @@ import torch
 
 import cotbook
 import cotflow
+from cotflow.flows.checkpoint import CheckpointError
+from cotflow.flows.velocity import DivergenceError
 from cotflow.network.activations import Activation
 
 OURS = tuple(str(Path(package.__file__).parent) for package in (cotflow, cotbook))
 REFUSALS = (ValueError, TypeError, OSError, RuntimeError, ArithmeticError)
 RAISES = {dis.opmap[name] for name in ("RAISE_VARARGS", "RERAISE") if name in dis.opmap}
 LONGEST = 1000
+# How a refusal says what would have been right.
+WANTED = ("expected", "asks for", "give ")
 
 
 class Disagreement(AssertionError):
@@ -45,6 +49,8 @@ def last(trace: TracebackType) -> TracebackType:
 
 def objection(error: BaseException) -> str:
     """Why the error is no refusal of ours, or nothing."""
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        return ""  # the machine's own answer
     if not isinstance(error, REFUSALS):
         return "raw"
     trace = last(error.__traceback__)
@@ -56,6 +62,10 @@ def objection(error: BaseException) -> str:
         return "raw"
     sentence = str(error)
     if not sentence or len(sentence) > LONGEST or not (sentence.replace("\n", "").isprintable()):
+        return "no sentence"
+    if not any(word in sentence for word in WANTED) and not isinstance(
+        error, (DivergenceError, CheckpointError)
+    ):
         return "no sentence"
     return ""
 

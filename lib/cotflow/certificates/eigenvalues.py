@@ -45,7 +45,8 @@ def _double(matrix: Tensor, what: str) -> Tensor:
         )
     matrix = matrix.detach().to("cpu", torch.float64)
     if not bool(torch.isfinite(matrix).all()):
-        raise ValueError(f"{what}: expected finite numbers, received {matrix.isnan().sum()} NaN")
+        wrong = int((~torch.isfinite(matrix)).sum())
+        raise ValueError(f"{what}: expected finite numbers, received {wrong} that are not")
     return matrix
 
 
@@ -98,7 +99,16 @@ def least_eigenvalue(gram: Float[Tensor, "*runs n n"]) -> Float[Tensor, "*runs"]
             "least eigenvalue: expected a positive semidefinite matrix, received one with an "
             f"eigenvalue near {float(low.min()):.3g}"
         )
-    return low.clamp_min(0.0)
+    return _in_range(low.clamp_min(0.0), "least eigenvalue")
+
+
+def _in_range(bound: Tensor, what: str) -> Tensor:
+    """A lower bound that no overflow has had a part in."""
+    if not bool(torch.isfinite(bound).all()):
+        raise ValueError(
+            f"{what}: expected numbers whose squares are within range, received larger ones"
+        )
+    return bound
 
 
 def least_singular_value(
@@ -139,7 +149,8 @@ def least_feature_eigenvalue(
     features: Float[Tensor, "*runs n m"], error: Float[Tensor, "*runs"] | float = 0.0
 ) -> Float[Tensor, "*runs"]:
     """A lower bound on λ_min(ΦΦᵀ/m) = σ_min(Φ)²/m, the features Φ known up to ‖·‖_F ≤ error."""
-    return down(least_singular_value(features, error).square() / features.shape[-1])
+    found = down(least_singular_value(features, error).square() / features.shape[-1])
+    return _in_range(found, "features")
 
 
 def operator_norm(matrix: Float[Tensor, "*runs n m"]) -> Float[Tensor, "*runs"]:

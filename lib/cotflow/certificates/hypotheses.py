@@ -72,10 +72,29 @@ def require_one_run(weights: Weights) -> None:
 
 
 def require_weights(weights: Weights) -> None:
-    """Weights that can be looked at."""
+    """Weights of real and finite numbers."""
     require_kind(weights, Weights, "certificate: expected cotflow.Weights")
     for name, value in weights.tensors().items():
         require_values(value, f"certificate: expected a torch tensor for {name}")
+        _require_numbers(name, value)
+
+
+def _require_numbers(name: str, value: Tensor) -> None:
+    """Of floating point, some, and none beyond :data:`LARGEST`."""
+    if not value.is_floating_point():
+        raise ValueError(
+            f"certificate: expected real floating-point numbers in {name}, received "
+            f"{str(value.dtype).removeprefix('torch.')}"
+        )
+    if not value.numel():
+        raise ValueError(f"certificate: expected at least one number in {name}, received none")
+    # In single precision the limit itself would be infinite.
+    sizes = value.detach().to("cpu", torch.float64).abs()
+    if not bool((sizes <= LARGEST).all()):
+        raise ValueError(
+            f"certificate: expected finite numbers up to {LARGEST:.0e} in {name}, received "
+            f"{float(sizes.max()):.3g}"
+        )
 
 
 def require_data(
@@ -86,7 +105,8 @@ def require_data(
     require_weights(weights)
     if not runs:
         require_one_run(weights)
-    for name, value in ({"x": x} | ({} if y is None else {"y": y})).items():
+    given = {"x": x} | ({} if y is None else {"y": y})
+    for name, value in given.items():
         require_values(value, f"certificate: expected a torch tensor for {name}")
     d, out = weights.A.shape[-1], weights.B.shape[-2]
     before = "*, " if runs else ""
@@ -101,22 +121,8 @@ def require_data(
             f"certificate: expected y of shape ({before}{x.shape[-2]}, {out}), received "
             f"{tuple(y.shape)}"
         )
-    named = weights.tensors() | {"x": x} | ({} if y is None else {"y": y})
-    for name, value in named.items():
-        if not value.is_floating_point():
-            raise ValueError(
-                f"certificate: expected real floating-point numbers in {name}, received "
-                f"{str(value.dtype).removeprefix('torch.')}"
-            )
-        if not value.numel():
-            raise ValueError(f"certificate: expected at least one number in {name}, received none")
-        # In single precision the limit itself would be infinite.
-        sizes = value.detach().to("cpu", torch.float64).abs()
-        if not bool((sizes <= LARGEST).all()):
-            raise ValueError(
-                f"certificate: expected finite numbers up to {LARGEST:.0e} in {name}, received "
-                f"{float(sizes.max()):.3g}"
-            )
+    for name, value in given.items():
+        _require_numbers(name, value)
 
 
 def coincident(points: Float[Tensor, "n q"]) -> tuple[int, int] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from cotflow.adjoint.gradient import Gradient
@@ -36,10 +37,14 @@ class FixedStep:
             attempt = method.attempt(field, state.weights, velocity, self.step, spectrum)
         except NotFiniteError as reason:
             raise DivergenceError(self.sentence(state, reason)) from None
+        error = field.norm(attempt.weights, attempt.error)
+        if not bool(torch.isfinite(error).all()):
+            lost = NotFiniteError(f"the estimated error of the step is {error.max():.3g}")
+            raise DivergenceError(self.sentence(state, lost))
         state = state.after(
             attempt,
             time=(state.step + 1) * self.step,
-            error=field.norm(attempt.weights, attempt.error),
+            error=error,
             evaluations=field.evaluations - before,
             spectrum=spectrum,
         )

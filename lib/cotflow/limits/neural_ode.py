@@ -193,8 +193,15 @@ def solve(
     if net.depth_exponent != 1.0:
         raise ValueError(f"neural ODE: expected depth_exponent 1, received {net.depth_exponent}")
 
+    require_values(h0, "neural ODE: expected a torch tensor for h0")
+    if h0.ndim < 2:
+        raise ValueError(
+            f"neural ODE: expected h0 of shape (*runs, n, q), received {tuple(h0.shape)}"
+        )
+    q = h0.shape[-1]
+
     def velocity(at: float, h: Tensor) -> Tensor:
-        v, w, q = V(at), W(at), h.shape[-1]
+        v, w = V(at), W(at)
         for name, value in (("V", v), ("W", w)):
             require_tensor(value, f"neural ODE: expected {name}(s) to be a torch tensor")
         if (

@@ -32,7 +32,8 @@ def largest_gap(weights: Weights) -> Float[Tensor, "*runs"]:
     if not (found.is_meta or bool(torch.isfinite(found).all())):
         raise ValueError(
             "largest gap: expected finite weights whose squares are within the range of "
-            f"{str(found.dtype).removeprefix('torch.')}, received a gap of {float(found.max()):.3g}"
+            f"{str(found.dtype).removeprefix('torch.')}, received gaps up to "
+            f"{float(found.detach().max()):.3g}"
         )
     return found
 

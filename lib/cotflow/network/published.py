@@ -51,7 +51,7 @@ def _device(device: Any) -> torch.device:
         found = torch.device(device)
         torch.empty(0, dtype=torch.uint8, device=found)
         return found
-    except (TypeError, RuntimeError, AssertionError) as reason:
+    except (TypeError, ValueError, RuntimeError, AssertionError) as reason:
         said = str(reason).splitlines()[0][:80]
         raise ValueError(
             f"published: expected a device that is here, received {shown(device)} ({said})"

@@ -82,7 +82,11 @@ class ResidualNet:
                     f"network: expected names among A, V, W, b, B, received {shown(unknown)}"
                 )
         plain = {
-            "depth_exponent": real(self.depth_exponent, "network: expected a real depth_exponent"),
+            "depth_exponent": real(
+                self.depth_exponent,
+                "network: expected a depth_exponent from −10 to 10",
+                lambda exponent: abs(exponent) <= 10.0,
+            ),
             "loss_factor": _positive("loss_factor", self.loss_factor),
             "speed": {name: _positive("speed", value) for name, value in self.speed.items()},
         }
