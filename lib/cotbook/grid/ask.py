@@ -70,19 +70,23 @@ def start(listener: socket.socket, life: int) -> None:
 
 def ask(job: str, connection: socket.socket) -> int | None:
     """The job's exit code, negative for a signal; None if the worker ended before the job."""
+    interrupted = []
 
     def interrupt(number: int, frame: object) -> None:
+        interrupted.append(number)
         with contextlib.suppress(OSError):
             connection.shutdown(socket.SHUT_WR)
 
     # Who has heard enough has the job end, and waits until it has cleaned up.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)
+    said = b""
     with contextlib.suppress(OSError):
         socket.send_fds(connection, [job.encode() + b"\n"], [1, 2])
-        if said := connection.makefile("rb").readline():
-            return int(said)
-    return None
+        said = connection.makefile("rb").readline()
+    if said:
+        return int(said)
+    return 128 + interrupted[0] if interrupted else None
 
 
 def main(job: str, parent: int) -> int:

@@ -15,17 +15,17 @@ from cotbook.run.system import end_with_parent
 if __name__ == "__main__":  # before the imports that take their time
     end_with_parent(int(sys.argv[2]))
 
-import json  # noqa: E402
-import os  # noqa: E402
-import re  # noqa: E402
-import shutil  # noqa: E402
-import signal  # noqa: E402
-from pathlib import Path  # noqa: E402
-from typing import Any  # noqa: E402
+import json
+import os
+import re
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
 
-from cotbook import provenance, render  # noqa: E402
-from cotbook.errors import BadInput, Unfinished  # noqa: E402
-from cotbook.grid.outcome import FAILED, JOBS, PLAN, REASON, finished  # noqa: E402
+from cotbook import provenance, render
+from cotbook.errors import BadInput, Unfinished
+from cotbook.grid.outcome import FAILED, JOBS, PLAN, REASON, finished
 
 
 def perform(job: dict[str, Any]) -> int:

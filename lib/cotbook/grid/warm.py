@@ -153,6 +153,8 @@ class Worker:
                 os.close(other)
             for waiting in self.asked:
                 waiting.connection.close()
+                for stream in waiting.streams:
+                    os.close(stream)
             asked.connection.close()
             code = job.attempt(asked.id, self.plan)
         except BaseException:

@@ -36,17 +36,17 @@ application.SYSTEM_CONFIG_DIRS.clear()
 from ipykernel.kernelapp import IPKernelApp
 """
 LAUNCH = PREPARE + "IPKernelApp.launch_instance()\n"
-# The same in a fork; pyplot, loaded before there was a shell, is told of it.
+# The same in a fork, where the imports of the chapter came before the shell.
 HATCH = (
     PREPARE
     + """\
-from cotbook.run.nursery import hatch
-hatch()
-app = IPKernelApp.instance()
-app.initialize()
-if "matplotlib.pyplot" in sys.modules:
-    sys.modules["matplotlib.pyplot"].install_repl_displayhook()
-app.start()
+from cotbook.run.nursery import come_first, hatch
+filters = hatch()
+class IPKernelApp(IPKernelApp):
+    def initialize(self, argv=None):
+        super().initialize(argv)
+        come_first(filters)
+IPKernelApp.launch_instance()
 """
 )
 # What Python would do before the chapter, or make of its warnings.
@@ -79,15 +79,19 @@ class Kernel(AsyncKernelManager):
     Attributes
     ----------
     nursery : where kernels are forked; if there is none, each is a fresh process.
+    place : where their folders are, if not among the system's temporary ones.
     """
 
     nursery: ClassVar[Nursery | None] = None
+    place: ClassVar[Path | None] = None
 
     def __init__(self, **settings: Any):
         super().__init__(**settings)
         argv = [sys.executable, "-c", LAUNCH, str(LIBRARY), "-f", "{connection_file}"]
         self._kernel_spec = KernelSpec(**get_kernel_dict() | {"argv": argv})
-        self._folder = TemporaryDirectory(prefix="cotflow-kernel-", ignore_cleanup_errors=True)
+        self._folder = TemporaryDirectory(
+            prefix="cotflow-kernel-", dir=self.place, ignore_cleanup_errors=True
+        )
         self.connection_file = str(Path(self._folder.name) / "connection.json")
 
     async def start_kernel(self, **settings: Any) -> None:

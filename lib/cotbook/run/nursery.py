@@ -20,6 +20,7 @@ import signal
 import socket
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -184,14 +185,16 @@ class Forked:
         self.send_signal(signal.SIGTERM)
 
 
-def hatch() -> None:
+def hatch() -> list[Any]:
     """Be a nursery: load, say so, and fork a kernel for everyone who asks. Returns in a kernel.
 
     The command line holds the open file of the connection and the imports; in a kernel it holds
-    the kernel's own arguments.
+    the kernel's own arguments. Returned are the warning filters that came with the imports.
     """
     control = socket.socket(fileno=int(sys.argv[1]))
+    before = list(warnings.filters)
     reason = _loaded(json.loads(sys.argv[2]))
+    filters = [each for each in warnings.filters if each not in before]
     gc.collect()
     gc.freeze()  # what is shared with the kernels is not touched by their collections
     with suppress(BrokenPipeError):
@@ -224,7 +227,7 @@ def hatch() -> None:
             for kernel in kernels:
                 kernel.forget()
             _become_kernel(nursery, *files)
-            return
+            return filters
         link, *streams = files
         for stream in streams:
             os.close(stream)
@@ -281,8 +284,18 @@ def _become_kernel(nursery: int, file: int, out: int, err: int) -> None:
     os.environ.clear()
     os.environ.update(environment)
     sys.argv[1:] = arguments
-    if random := sys.modules.get("numpy.random"):
-        random.seed()  # as in a fresh process, where nobody gave a seed
+    # as in a fresh process: whoever draws without a seed draws something else in every kernel
+    if numpy := sys.modules.get("numpy.random"):
+        numpy.seed()
+    if torch := sys.modules.get("torch"):
+        torch.default_generator.seed()
+
+
+def come_first(filters: list[Any]) -> None:
+    """Have these warning filters where they are if a cell imports what brought them."""
+    rest = [each for each in warnings.filters if each not in filters]
+    warnings.resetwarnings()
+    warnings.filters[:] = [*filters, *rest]  # type: ignore[index]
 
 
 def _loaded(imports: Iterable[Import]) -> str:

@@ -249,6 +249,9 @@ def execute(source: Source, folder: Path, given: dict[str, Any]) -> Executed:
 
     text, executed = folder / "text.ipynb", folder / EXECUTED
     nbformat.write(source.notebook(), text)
+    Kernel.place = (
+        folder.absolute()
+    )  # nothing of a run that is killed is left among the temporary files
     failure = None
     try:
         papermill.execute_notebook(
