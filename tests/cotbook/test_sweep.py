@@ -9,9 +9,7 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
-from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +19,7 @@ import psutil
 import pytest
 import torch
 
-from books import COMMAND, invoke, tree, write_chapter
+from books import COMMAND, begin, invoke, tree, wait_for, write_chapter, write_sweep
 from cotbook.claims import Claim
 from cotbook.errors import BadInput
 from cotbook.grid import engine, file, job, outcome, page, table
@@ -59,11 +57,6 @@ def write_book(root: Path) -> Path:
     write_chapter(root, "seedless", ("parameters", "depth: int = 2"))
     write_chapter(root, "plural", ("parameters", "seeds: list[int] = [0, 1]"))
     return root
-
-
-def write_sweep(root: Path, text: str, name: str = "sweep.yml") -> str:
-    (root / name).write_text(text)
-    return name
 
 
 def results(folder: Path) -> dict[str, tuple[bytes, int]]:
@@ -433,24 +426,6 @@ with open({started!r}, "a") as stream:
 while n == 2 and not Path({go!r}).exists():
     time.sleep(0.05)
 """
-
-
-def begin(root: Path) -> subprocess.Popen:
-    return subprocess.Popen(
-        [COMMAND, "sweep", "sweep.yml", "--cores", "2"],
-        cwd=root,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
-    )
-
-
-def wait_for(condition, seconds: float = 300) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @pytest.mark.slow

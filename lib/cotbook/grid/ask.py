@@ -13,6 +13,7 @@ import signal
 import socket
 import struct
 import sys
+import time
 
 
 def address(parent: int) -> bytes:
@@ -93,7 +94,8 @@ def main(job: str, parent: int) -> int:
     code = None
     with contextlib.suppress(AttributeError, OSError):  # no such system, or no such thing allowed
         life = os.pidfd_open(parent)
-        for _ in range(2):  # a job whose worker is killed gets another one
+        for pause in (0, 0.1, 1):  # a job whose worker is killed gets another one, when it is gone
+            time.sleep(pause)
             if os.getppid() != parent:
                 return 1
             code = ask(job, connect(parent, life))

@@ -249,9 +249,10 @@ def execute(source: Source, folder: Path, given: dict[str, Any]) -> Executed:
 
     text, executed = folder / "text.ipynb", folder / EXECUTED
     nbformat.write(source.notebook(), text)
-    Kernel.place = (
-        folder.absolute()
-    )  # nothing of a run that is killed is left among the temporary files
+
+    class Inside(Kernel):  # so that a run that is killed leaves nothing elsewhere
+        place = folder.absolute()
+
     failure = None
     try:
         papermill.execute_notebook(
@@ -259,7 +260,7 @@ def execute(source: Source, folder: Path, given: dict[str, Any]) -> Executed:
             *(re.sub(r"([{}])", r"\1\1", str(path)) for path in (text, executed)),
             parameters=given,
             kernel_name="python3",
-            kernel_manager_class=Kernel,
+            kernel_manager_class=Inside,
             progress_bar={"desc": source.name} if sys.stderr.isatty() else False,
             cwd=folder,
             extra_arguments=["--log-level=CRITICAL"],
