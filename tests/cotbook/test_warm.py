@@ -374,7 +374,7 @@ def test_a_sweep_says_what_changed_and_executes_its_jobs_anew(tmp_path, monkeypa
         return done.output, sorted(texts)
 
     said, threads = sweep()
-    assert "changed" not in said and threads == ["threads 1 None\n"]
+    assert "changed since" not in said and threads == ["threads 1 None\n"]
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     said, threads = sweep()
     assert (
@@ -383,13 +383,14 @@ def test_a_sweep_says_what_changed_and_executes_its_jobs_anew(tmp_path, monkeypa
     )
     assert "finished before: 0, to do: 1" in said
     assert threads == ["threads 1 None\n", "threads 2 None\n"]
-    # the same where Snakemake says otherwise, and each job starts in a process of its own
     monkeypatch.setattr(file, "chapter_hash", lambda code: "another")
     library = "changed since the last run: the library or a version; its results (1) stay"
     refused = invoke(tmp_path, "sweep", "sweep.yml")
     assert library in refused.output and refused.exit_code == 3
     assert "asking or the library is not the one that the sweep began with" in refused.output
     monkeypatch.undo()
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    said, threads = sweep("--", "--set-threads", "job=1")
-    assert "finished before: 1, to do: 0" in said and len(threads) == 2
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    write_sweep(tmp_path, "chapter: asking\nseeds: [0, 1]\n")
+    said, threads = sweep(*ELSEWHERE, "--set-threads", "job=2")  # which is not in the plan
+    assert "finished before: 1, to do: 1" in said
+    assert threads == ["threads 1 None\n", "threads 1 None\n", "threads 2 None\n"]

@@ -269,6 +269,8 @@ def _command(
         *("--keep-going", "--ignore-incomplete", "--rerun-incomplete", "--nolock"),
         # The folder's name decides whether a result is current.
         *("--rerun-triggers", "input"),
+        # The jobs are all alike: there is no best order, for which others search long.
+        *("--scheduler", "greedy"),
         *([] if own else ["--cores", cores]),
         *snakemake,
     ]
