@@ -2,9 +2,14 @@
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from click.testing import CliRunner
 
@@ -77,6 +82,31 @@ def cotflow(root: Path, *arguments: str) -> subprocess.CompletedProcess:
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
+
+
+def write_sweep(root: Path, text: str, name: str = "sweep.yml") -> str:
+    (root / name).write_text(text)
+    return name
+
+
+def begin(root: Path, *options: str, **variables: str) -> subprocess.Popen:
+    """The sweep of ``sweep.yml`` under way, two jobs at once."""
+    return subprocess.Popen(
+        [COMMAND, "sweep", "sweep.yml", "--cores", "2", *options],
+        cwd=root,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | variables,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+    )
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 300) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def invoke(root: Path, *arguments: str):

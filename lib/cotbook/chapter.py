@@ -35,7 +35,8 @@ def _settle_torch(threads: int) -> None:
     torch.set_grad_enabled(True)
     torch.set_float32_matmul_precision("highest")
     torch.set_flush_denormal(False)
-    torch.use_deterministic_algorithms(False)
+    if torch.are_deterministic_algorithms_enabled():  # to say so loads torch's compiler
+        torch.use_deterministic_algorithms(False)
 
 
 class Chapter:

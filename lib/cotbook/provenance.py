@@ -47,6 +47,13 @@ def surroundings() -> list[str]:
     return [f"{name}={os.environ[name]}" for name in ROUNDING if os.environ.get(name)]
 
 
+def surround(named: Iterable[str]) -> None:
+    """Set these variables, as `surroundings` names them, and no other of `ROUNDING`."""
+    for name in ROUNDING:
+        os.environ.pop(name, None)
+    os.environ.update(entry.split("=", 1) for entry in named)
+
+
 @functools.cache
 def versions() -> dict[str, str]:
     """Installed version of all that a chapter's kernel may load, and of Python.

@@ -9,9 +9,7 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
-from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,10 +19,11 @@ import psutil
 import pytest
 import torch
 
-from books import COMMAND, invoke, tree, write_chapter
+from books import COMMAND, begin, invoke, tree, wait_for, write_chapter, write_sweep
 from cotbook.claims import Claim
 from cotbook.errors import BadInput
 from cotbook.grid import engine, file, job, outcome, page, table
+from cotbook.run import system
 
 ROOT = Path(__file__).parents[2]
 PARAMETERS = """\
@@ -58,11 +57,6 @@ def write_book(root: Path) -> Path:
     write_chapter(root, "seedless", ("parameters", "depth: int = 2"))
     write_chapter(root, "plural", ("parameters", "seeds: list[int] = [0, 1]"))
     return root
-
-
-def write_sweep(root: Path, text: str, name: str = "sweep.yml") -> str:
-    (root / name).write_text(text)
-    return name
 
 
 def results(folder: Path) -> dict[str, tuple[bytes, int]]:
@@ -438,24 +432,6 @@ while n == 2 and not Path({go!r}).exists():
 """
 
 
-def begin(root: Path) -> subprocess.Popen:
-    return subprocess.Popen(
-        [COMMAND, "sweep", "sweep.yml", "--cores", "2"],
-        cwd=root,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
-    )
-
-
-def wait_for(condition, seconds: float = 300) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 @pytest.mark.slow
 def test_a_killed_sweep_keeps_what_is_finished_and_an_interrupt_says_how_to_go_on(
     tmp_path, snakemake
@@ -610,9 +586,11 @@ def test_the_record_of_a_job_is_read_from_the_plan(tmp_path, monkeypatch):
     sweep = planned(root, f"chapter: plural\nseeds: [[{','.join(map(str, range(8000)))}]]\n")
     (root / "plan.json").write_text(json.dumps(engine.plan(sweep, sweep.jobs, root)))
     monkeypatch.chdir(root)
-    assert job._record(sweep.jobs[0].id) == sweep.jobs[0].record()
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    plan = job.prepare()
+    assert job._record(sweep.jobs[0].id, plan) == sweep.jobs[0].record()
     with pytest.raises(BadInput, match="the plan of the sweep has no such job any more"):
-        job._record("another")
+        job._record("another", plan)
 
 
 @pytest.mark.slow
@@ -641,7 +619,9 @@ def test_a_job_ends_if_its_parent_was_gone_before_it_began(tmp_path, parent):
 def test_a_job_hears_of_its_parents_end_before_it_imports_anything():
     text = Path(job.__file__).read_text()
     before = text[: text.index("    end_with_parent(int(sys.argv[2]))")]
-    assert "cotbook" not in before.split("from __future__")[1]
+    (line,) = [line for line in before.splitlines() if line.startswith("from cotbook")]
+    assert line == "from cotbook.run.system import end_with_parent"
+    assert "cotbook" not in Path(system.__file__).read_text()
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
@@ -673,7 +653,7 @@ def test_a_sweep_killed_while_its_first_job_starts_leaves_no_process(tmp_path, s
         family[:] = psutil.Process(process.pid).children(recursive=True)
         for child in family:
             with contextlib.suppress(psutil.Error):
-                if "cotbook.grid.job" in child.cmdline():
+                if "cotbook.grid.warm" in child.cmdline():
                     return True
         return False
 

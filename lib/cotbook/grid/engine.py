@@ -9,7 +9,6 @@ them. Jobs on other machines need this folder and the book at the same paths as 
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -20,19 +19,19 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from cotbook import records
 from cotbook.claims import tally
 from cotbook.errors import BadInput, cannot_write
-from cotbook.grid import outcome, table
+from cotbook.grid import ask, outcome, table
 from cotbook.grid.file import Job, Sweep
-from cotbook.grid.job import end_with_parent
 from cotbook.grid.outcome import Outcome
+from cotbook.run.system import end_with_parent, held
 
 SNAKEFILE = Path(__file__).with_name("Snakefile")
 # With one of these, Snakemake's own settings say how much runs at once.
@@ -81,6 +80,8 @@ def run(
     new = not folder.exists()
     with _held(folder):
         _sweep_out(folder, snakemake)
+        if told := changes(sweep, folder):
+            echo(told)
         wanted = _wanted(sweep, folder, retry)
         for job in wanted:
             shutil.rmtree(folder / outcome.FAILED / job.id, ignore_errors=True)
@@ -130,9 +131,40 @@ def plan(sweep: Sweep, wanted: Sequence[Job], folder: Path) -> dict[str, Any]:
         "sweep": sweep.name,
         "chapter": sweep.chapter,
         "profile": sweep.profile,
+        "state": sweep.state,
+        "threads": _threads(sweep),
         "jobs": {job.id: job.record() for job in sweep.jobs},
         "wanted": [job.id for job in wanted],
     }
+
+
+def changes(sweep: Sweep, folder: Path) -> str:
+    """One sentence if there are results that the sweep's state of now did not give."""
+    try:
+        before = json.loads((folder / outcome.PLAN).read_text(encoding="utf-8"))
+        made = sum(outcome.finished(folder, str(id)) for id in before["jobs"])
+        old, new = _parts(before["state"]), _parts(sweep.state)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return ""  # nothing, or nothing whole, was made before
+    changed = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    if not (made and changed):
+        return ""
+    return (
+        f"changed since the last run: {', '.join(changed)}; "
+        f"its results ({made}) stay in jobs/, outside the table"
+    )
+
+
+def _parts(state: dict[str, Any]) -> dict[str, str]:
+    """What decides a sweep's results, by the names that a person has for it."""
+    named = {"the chapter's text": state["text"], "the library or a version": state["library"]}
+    return named | dict(entry.split("=", 1) for entry in state["surroundings"])
+
+
+def _threads(sweep: Sweep) -> int:
+    """Cores that Snakemake keeps for a job."""
+    first = _parts(sweep.state)["OMP_NUM_THREADS"].partition(",")[0].strip()
+    return max(int(first), 1) if first.isdecimal() else 1
 
 
 def remote(snakemake: Sequence[str]) -> bool:
@@ -189,17 +221,16 @@ def _begun(folder: Path) -> bool:
 
 @contextmanager
 def _held(folder: Path) -> Iterator[None]:
-    """The folder for this process alone; the system lets go when the process ends, however."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / LOCK).open("w")
-    except (OSError, ValueError) as error:
-        raise cannot_write(folder, error) from None
-    with lock:
+    """The folder for this process alone."""
+    with ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BadInput(f"another run of this sweep is at work in {folder}") from None
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / LOCK).touch()
+            free = stack.enter_context(held(folder / LOCK))
+        except (OSError, ValueError) as error:
+            raise cannot_write(folder, error) from None
+        if not free:
+            raise BadInput(f"another run of this sweep is at work in {folder}")
         yield
 
 
@@ -238,6 +269,8 @@ def _command(
         *("--keep-going", "--ignore-incomplete", "--rerun-incomplete", "--nolock"),
         # The folder's name decides whether a result is current.
         *("--rerun-triggers", "input"),
+        # The jobs are all alike: there is no best order, for which others search long.
+        *("--scheduler", "greedy"),
         *([] if own else ["--cores", cores]),
         *snakemake,
     ]
@@ -258,16 +291,16 @@ def _snakemake(
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            env=os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")},
             start_new_session=True,
             preexec_fn=partial(end_with_parent, os.getpid()),
         )
+        worker = None if remote(snakemake) else _worker(process, folder, log)
         try:
             while process.poll() is None:
                 told.look()
                 time.sleep(POLL)
         except KeyboardInterrupt:
-            _stop(process)
+            _stop(process, worker)
             _sweep_out(folder, snakemake)
             done = sum(outcome.finished(folder, job.id) for job in wanted)
             raise KeyboardInterrupt(
@@ -275,24 +308,50 @@ def _snakemake(
                 "are finished and kept; the same command goes on with the others."
             ) from None
         except BaseException:
-            _stop(process)
+            _stop(process, worker)
             raise
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
+        if worker:
+            worker.wait()  # it ends with Snakemake
     told.look()
     _sweep_out(folder, snakemake)
     return process.returncode
 
 
-def _stop(process: subprocess.Popen) -> None:
+def _worker(process: subprocess.Popen, folder: Path, log: IO[bytes]) -> subprocess.Popen | None:
+    """What performs the jobs that this process of Snakemake starts, if the system allows it."""
+    with suppress(AttributeError, OSError), ask.door(process.pid) as listener:
+        life = os.pidfd_open(process.pid)
+        try:
+            return subprocess.Popen(
+                ask.worker(listener, life),
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=[listener.fileno(), life],
+                start_new_session=True,
+            )
+        finally:
+            os.close(life)
+    return None
+
+
+def _stop(process: subprocess.Popen, worker: subprocess.Popen | None) -> None:
     """Ctrl-C for Snakemake and its jobs; whoever does not heed it in time is killed."""
     for number in (signal.SIGINT, signal.SIGKILL):
         with suppress(ProcessLookupError):
             os.killpg(process.pid, number)
         with suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
             process.wait(PATIENCE)
-            return
+            break
+    if worker:
+        with suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
+            worker.wait(PATIENCE)
+        worker.kill()
+        worker.wait()
 
 
 class _Teller:
@@ -300,15 +359,15 @@ class _Teller:
 
     def __init__(self, folder: Path, wanted: Sequence[Job], echo: Echo):
         self.folder, self.echo = folder, echo
-        self.waiting = list(wanted)
+        self.waiting = {job.id: job for job in wanted}
         self.count = len(wanted)
         self.started = self.spoken = time.monotonic()
 
     def look(self) -> None:
-        for job in list(self.waiting):
+        for job in [self.waiting[id] for id in outcome.present(self.folder) & self.waiting.keys()]:
             if not (outcome.finished(self.folder, job.id) or outcome.failed(self.folder, job.id)):
                 continue
-            self.waiting.remove(job)
+            del self.waiting[job.id]
             found = outcome.read(self.folder, job, attempted=True)
             self._say(f"{self._ended()} {job.label}: {_ending(found)}")
         if time.monotonic() - self.spoken > HEARTBEAT:

@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import math
+import os
 import re
 import reprlib
 from collections.abc import Iterable, Iterator
@@ -18,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cotbook import parameters
 from cotbook.errors import BadInput
-from cotbook.provenance import chapter_hash
+from cotbook.provenance import chapter_hash, surroundings
 from cotbook.run.profiles import values_of
 from cotbook.run.text import code_cells
 from cotbook.run.tree import Source, chapter
@@ -49,8 +50,8 @@ class Job:
     Attributes
     ----------
     id : the name of its folder: the swept values, readable, and a digest of all that decides
-        the result (values, the chapter's text, the library), so that a result found there is
-        never of another state.
+        the result (values, and the state of the sweep), so that a result found there is never
+        of another state.
     swept : the values that this sweep sets.
     given : these and the profile's, which replace the defaults.
     values : the effective values of all parameters.
@@ -73,7 +74,8 @@ class Job:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep that can be run: its file, and its jobs, each with checked values."""
+    """A sweep that can be run: its file, what decides its results (:func:`state_of`), and its
+    jobs, each with checked values."""
 
     path: Path
     name: str
@@ -82,6 +84,7 @@ class Sweep:
     title: str
     profile: str
     names: tuple[str, ...]
+    state: dict[str, Any]
     jobs: tuple[Job, ...]
 
 
@@ -102,7 +105,8 @@ def read(path: Path, root: Path, elsewhere: bool = False) -> Sweep:
     source = chapter(root, asked.chapter)
     base = values_of(root, asked.profile, source.name)
     cells = list(_cells(path, asked, source))
-    jobs = _check(path, source, root, base, cells, elsewhere)
+    state = state_of(source)
+    jobs = _check(path, source, root, base, cells, state, elsewhere)
     names = tuple(dict.fromkeys(name for job in jobs for name in job.swept))
     return Sweep(
         path=path.resolve(),
@@ -112,6 +116,7 @@ def read(path: Path, root: Path, elsewhere: bool = False) -> Sweep:
         title=source.title,
         profile=asked.profile,
         names=names,
+        state=state,
         jobs=jobs,
     )
 
@@ -195,10 +200,10 @@ def _check(
     root: Path,
     base: dict[str, Any],
     cells: Iterable[dict[str, Any]],
+    state: dict[str, Any],
     elsewhere: bool,
 ) -> tuple[Job, ...]:
     """Jobs in the file's order, each once; all problems of all cells in one error."""
-    state = state_of(source)
     jobs: dict[str, Job] = {}
     problems: dict[str, None] = {}
     for cell in cells:
@@ -218,14 +223,23 @@ def _check(
     return tuple(jobs.values())
 
 
-def state_of(source: Source) -> list[str]:
-    """What decides a result besides the values: the chapter's text and what it is executed with."""
-    text = hashlib.sha256(source.path.read_bytes()).hexdigest()
+def state_of(source: Source) -> dict[str, Any]:
+    """What decides a result besides the values.
+
+    That is the chapter's text, the library with the installed versions, and the variables that
+    change roundings: a job has one thread, unless OMP_NUM_THREADS says otherwise.
+    """
     code = [cell.source for cell in code_cells(source.text)]
-    return [source.name, text, chapter_hash(code)]
+    threads = [] if os.environ.get("OMP_NUM_THREADS") else ["OMP_NUM_THREADS=1"]
+    return {
+        "chapter": source.name,
+        "text": hashlib.sha256(source.path.read_bytes()).hexdigest(),
+        "library": chapter_hash(code),
+        "surroundings": [*threads, *surroundings()],
+    }
 
 
-def digest(state: list[str], values: dict[str, Any]) -> str:
+def digest(state: dict[str, Any], values: dict[str, Any]) -> str:
     """Twelve hex digits, whatever the order of the values."""
     content = json.dumps([state, values], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:12]

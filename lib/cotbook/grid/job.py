@@ -1,4 +1,4 @@
-"""One job of a sweep, in a process of its own: ``python -m cotbook.grid.job ID PARENT``.
+"""One job of a sweep: ``python -m cotbook.grid.job ID PARENT``, or a fork of ``grid/warm.py``.
 
 The current folder is the sweep's, whose plan has the record of the :class:`cotbook.grid.file.Job`
 of that id; PARENT is the process with which the job ends. A chapter that reaches its end leaves
@@ -8,34 +8,24 @@ appears at once and complete.
 
 from __future__ import annotations
 
-import ctypes
-import os
-import signal
 import sys
 
-DEATHSIG = 1  # PR_SET_PDEATHSIG of <linux/prctl.h>
+from cotbook.run.system import end_with_parent
 
-
-def end_with_parent(parent: int) -> None:
-    """Have this process killed when its parent dies (Linux): no orphan computes on."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(DEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before
-        os._exit(1)
-
-
-if __name__ == "__main__":  # before the imports, which take their time
+if __name__ == "__main__":  # before the imports that take their time
     end_with_parent(int(sys.argv[2]))
 
-import json  # noqa: E402
-import re  # noqa: E402
-import shutil  # noqa: E402
-from pathlib import Path  # noqa: E402
-from typing import Any  # noqa: E402
+import json
+import os
+import re
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
 
-from cotbook import render  # noqa: E402
-from cotbook.errors import BadInput, Unfinished  # noqa: E402
-from cotbook.grid.outcome import FAILED, JOBS, PLAN, REASON, finished  # noqa: E402
+from cotbook import provenance, render
+from cotbook.errors import BadInput, Unfinished
+from cotbook.grid.outcome import FAILED, JOBS, PLAN, REASON, finished
 
 
 def perform(job: dict[str, Any]) -> int:
@@ -92,12 +82,13 @@ def _print_traceback(notebook: Path) -> None:
                 print(render.terminal(re.sub(r"\x1b\[[0-9;]*m", "", text)), file=sys.stderr)
 
 
-def main() -> int:
+def attempt(id: str, plan: dict[str, Any] | None = None) -> int:
+    """Perform the job of that id; the exit code of its process."""
     # a sweep started in the background may ignore Ctrl-C, and its children inherit that
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     try:
-        return perform(_record(sys.argv[1]))
+        return perform(_record(id, plan or prepare()))
     except (BadInput, Unfinished, OSError) as error:
         print(render.terminal(str(error)), file=sys.stderr)
         return 3
@@ -105,12 +96,18 @@ def main() -> int:
         return 130
 
 
-def _record(id: str) -> dict[str, Any]:
-    jobs = json.loads(Path(PLAN).read_text(encoding="utf-8"))["jobs"]
-    if id not in jobs:
+def prepare() -> dict[str, Any]:
+    """The plan of the sweep; from here on this process has the surroundings that it names."""
+    plan = json.loads(Path(PLAN).read_text(encoding="utf-8"))
+    provenance.surround(plan.get("state", {}).get("surroundings", ()))
+    return plan
+
+
+def _record(id: str, plan: dict[str, Any]) -> dict[str, Any]:
+    if id not in plan["jobs"]:
         raise BadInput(f"{id}: the plan of the sweep has no such job any more")
-    return jobs[id]
+    return plan["jobs"][id]
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(attempt(sys.argv[1]))

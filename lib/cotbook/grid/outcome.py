@@ -6,6 +6,8 @@ A chapter that reached its end left ``jobs/<id>/``, whatever its claims say; one
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,6 +46,15 @@ class Outcome:
     @property
     def holds(self) -> bool:
         return self.finished and not any(claim.missed for claim in self.claims or ())
+
+
+def present(folder: Path) -> set[str]:
+    """Ids of the jobs that have a place in the folder of a sweep, though it may be empty yet."""
+    found: set[str] = set()
+    for kind in (JOBS, FAILED):
+        with suppress(FileNotFoundError):
+            found.update(os.listdir(folder / kind))
+    return found
 
 
 def finished(folder: Path, id: str) -> bool:

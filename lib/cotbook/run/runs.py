@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -22,6 +21,7 @@ from cotbook import parameters, records, render
 from cotbook.claims import Entry, Execution
 from cotbook.errors import BadInput, Unfinished, cannot_write
 from cotbook.run.profiles import values_of
+from cotbook.run.system import held
 from cotbook.run.tree import Source, book_root, chapter
 
 if TYPE_CHECKING:
@@ -189,7 +189,9 @@ def workshop_beside(output: Path) -> Iterator[Path]:
             folder = TemporaryDirectory(prefix=f".cotflow-{os.getpid()}-", dir=place)
         except OSError as error:
             raise cannot_write(place, error) from None
-        with folder, _kept(Path(folder.name)):
+        with folder, ExitStack() as stack:
+            with suppress(OSError):  # a disk that knows no locks
+                stack.enter_context(held(Path(folder.name)))
             yield Path(folder.name)
     finally:
         for made in missing:
@@ -200,26 +202,12 @@ def workshop_beside(output: Path) -> Iterator[Path]:
 _WORKSHOP = re.compile(r"\.cotflow-(\d+)-\w+")
 
 
-@contextmanager
-def _kept(workshop: Path) -> Iterator[bool]:
-    """Whether the folder is held by this process alone; the system lets go when it ends."""
-    held = False
-    handle = os.open(workshop, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # held by another, or on a disk that knows no locks
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            held = True
-        yield held
-    finally:
-        os.close(handle)
-
-
 def _clear(folder: Path) -> None:
     """Remove the workshops of processes that were killed, here or in another container."""
     for path in folder.iterdir():
         named = _WORKSHOP.fullmatch(path.name)
         if named and path.is_dir() and not path.is_symlink() and not _lives(int(named[1])):
-            with suppress(OSError), _kept(path) as free:
+            with suppress(OSError), held(path) as free:
                 if free:
                     shutil.rmtree(path, ignore_errors=True)
 
@@ -250,15 +238,21 @@ def execute(source: Source, folder: Path, given: dict[str, Any]) -> Executed:
     Raises
     ------
     BadInput : the chapter refused its parameters.
+    Unfinished : what starts the kernels is gone, by no fault of the chapter.
     """
     import nbformat
     import papermill
     from nbclient.exceptions import DeadKernelError
 
     from cotbook.run.kernel import Kernel
+    from cotbook.run.nursery import Lost
 
     text, executed = folder / "text.ipynb", folder / EXECUTED
     nbformat.write(source.notebook(), text)
+
+    class Inside(Kernel):  # so that a run that is killed leaves nothing elsewhere
+        place = folder.absolute()
+
     failure = None
     try:
         papermill.execute_notebook(
@@ -266,7 +260,7 @@ def execute(source: Source, folder: Path, given: dict[str, Any]) -> Executed:
             *(re.sub(r"([{}])", r"\1\1", str(path)) for path in (text, executed)),
             parameters=given,
             kernel_name="python3",
-            kernel_manager_class=Kernel,
+            kernel_manager_class=Inside,
             progress_bar={"desc": source.name} if sys.stderr.isatty() else False,
             cwd=folder,
             extra_arguments=["--log-level=CRITICAL"],
@@ -278,7 +272,10 @@ def execute(source: Source, folder: Path, given: dict[str, Any]) -> Executed:
         what = " ".join(f"{error.ename}: {error.evalue}".split())
         sentence = f"cell [{error.exec_count}] of {source.name} stopped with {what}"
         failure = Failure(f"{sentence}; the traceback is in the notebook.")
-    except DeadKernelError:
+    except (DeadKernelError, Lost):
+        if Kernel.nursery and Kernel.nursery.lost:
+            reason = "the process that starts its kernels was killed"
+            raise Unfinished(f"{source.name} could not finish: {reason}") from None
         failure = Failure(f"the process that executed {source.name} died")
     notebook = nbformat.read(executed, as_version=4)
     notebook.metadata.papermill |= {
