@@ -1,26 +1,18 @@
 /* The loss's gradient for a residual network: one sweep forward and one backward, sizes fixed.
  *
  * The compiler is given: REAL (float or double), LANES (reals in a vector register), ACC (vector
- * registers for sums), Q (state), M (width), ACTIVATION (0 GELU, 1 tanh, 2 ReLU, 3 identity). Rows
- * are padded with zeros to whole registers: QP and MP.
+ * registers for sums), Q (state), M (width), ACTIVATION (0 GELU, 1 tanh, 2 ReLU, 3 identity), and
+ * the table of elementary.py. Rows are padded with zeros to whole registers: QP and MP.
  *
  * Runs are independent: each thread takes whole runs, so that a run stays in its core's cache and
  * the weight gradients of a layer are taken while the layer is there. The runs that are left over
  * are shared: samples in the sweeps, layers in the weight gradients. No sum is ever split between
  * threads, and the result does not depend on their number.
  */
-#include <math.h>
 #include <omp.h>
 #include <string.h>
 
-#ifdef VECTOR_MATH
-/* glibc has vector versions of these, which its header offers to -ffast-math alone. */
-REAL EXP(REAL) __attribute__((simd("notinbranch")));
-REAL ERF(REAL) __attribute__((simd("notinbranch")));
-REAL TANH(REAL) __attribute__((simd("notinbranch")));
-#endif
-
-typedef REAL vec __attribute__((vector_size(LANES * sizeof(REAL)), aligned(sizeof(REAL))));
+#include "elementary.h"
 
 #define ROUND_UP(a, b) (((a) + (b) - 1) / (b) * (b))
 #define QP ROUND_UP(Q, LANES)
@@ -106,25 +98,12 @@ PRODUCT(to_narrow, QV, NARROW, M)
 OUTER(outer_V, MV, ATMOST(ACC / MV, 16), Q, M)
 OUTER(outer_W, QV, ATMOST(ACC / QV, 16), M, Q)
 
-/* z becomes σ′(z), feature σ(z). */
+/* z becomes σ′(z), feature σ(z); whole registers. */
 static inline void activate(long count, REAL *restrict z, REAL *restrict feature) {
-  for (long i = 0; i < count; i++) {
-    const REAL t = z[i];
-#if ACTIVATION == 0
-    const REAL cdf = (REAL)0.5 + (REAL)0.5 * ERF(t * (REAL)0.70710678118654752440);
-    feature[i] = t * cdf;
-    z[i] = cdf + t * (REAL)0.39894228040143267794 * EXP((REAL)-0.5 * t * t);
-#elif ACTIVATION == 1
-    const REAL y = TANH(t);
-    feature[i] = y;
-    z[i] = 1 - y * y;
-#elif ACTIVATION == 2
-    feature[i] = t > 0 ? t : 0;
-    z[i] = t > 0;
-#else
-    feature[i] = t;
-    z[i] = 1;
-#endif
+  for (long i = 0; i < count; i += LANES) {
+    vec slope;
+    *(vec *)(feature + i) = activation(*(const vec *)(z + i), &slope);
+    *(vec *)(z + i) = slope;
   }
 }
 
