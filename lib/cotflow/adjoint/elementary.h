@@ -39,6 +39,8 @@ static inline vec size(vec z, REAL end) {
   return WHERE(a > end, ALL(end), a);
 }
 
+static inline bits negative(vec z) { return (bits)((__typeof__(z < z))z >> (8 * sizeof(REAL) - 1)); }
+
 /* Φ(z), and z times the density. */
 static inline vec normal(vec z, vec *moment) {
   const vec a = size(z, TAIL_END), square = a * a, h = (vec)((bits)a & (WORD)HEAD);
@@ -49,7 +51,7 @@ static inline vec normal(vec z, vec *moment) {
   const vec tail = bell * tail_top(a, square) / tail_bottom(a, square);
   const vec within = (vec)((bits)a | ((bits)z & SIGN));
   *moment = (within * bell) * (REAL)DENSITY;
-  return WHERE(z < 0, tail, 1 - tail);
+  return WHERE(negative(z), tail, 1 - tail);
 }
 
 static inline vec gelu(vec z, vec *slope) {

@@ -90,7 +90,7 @@ def loaded(element_size: int, *options: str, source: Path = SOURCE) -> ctypes.CD
     """
     if not _failures:
         try:
-            lanes, sums = register_bytes() // element_size, 16 if register_bytes() == 64 else 8
+            lanes, sums = register_bytes() // element_size, 20 if register_bytes() == 64 else 8
             return _loaded(source, *FLAGS, f"-DLANES={lanes}", f"-DACC={sums}", *options)
         except (CompilerMissing, OSError) as error:
             _failures.append(str(error))
