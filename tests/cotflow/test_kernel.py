@@ -135,6 +135,33 @@ def test_the_sanitizers_would_find_something(tmp_path):
         ends_well(script, XDG_CACHE_HOME=str(tmp_path), **sanitizer())
 
 
+AGAIN = """
+for dtype in (torch.float32, torch.float64):
+    for runs in ((), (3,)):
+        problem = random_problem(1, runs, depth=9, q=3, m=5, n=33, d=3, dtype=dtype)
+        for segment in (None, 2, 4, 7):
+            found = []
+            for threads in (1, 2, 3):
+                torch.set_num_threads(threads)
+                agree(problem, segment=segment)
+                found.append(gradient(NET, *problem, backend="compiled", segment=segment))
+            for other in found[1:]:
+                for name in ("V", "W"):
+                    assert torch.equal(found[0].velocity[name], other.velocity[name]), segment
+"""
+
+
+@pytest.mark.slow
+@with_compiler
+@pytest.mark.parametrize("kept", [1, 5 * 33 * 16 * 2 * 4])
+@pytest.mark.parametrize("sanitized", [False, True])
+def test_activations_that_are_made_again(kept, sanitized, tmp_path):
+    """Room for two layers, which is the least, and for some more; teams of several sizes."""
+    asked = sanitizer() if sanitized else {"CC": shlex.join(library.command())}
+    asked["CC"] += f" -DKEPT_BYTES={kept}"
+    ends_well(AGAIN, XDG_CACHE_HOME=str(tmp_path), **asked)
+
+
 FORKED = """
 torch.set_num_threads(2)
 problem = random_problem(depth=16, q=16, m=32, n=200)

@@ -31,8 +31,9 @@
 #define EVEN(all, most) BLOCKS(all, BLOCKS(all, most))
 #define ROWS 64                 /* samples, at most, that a layer's products take together */
 #define LAYER (Q * MP + M * QP) /* a layer of weights, rows padded */
+#ifndef KEPT_BYTES
 #define KEPT_BYTES (1L << 23)   /* of features and σ′ that are kept and not made again */
-#define WINDOW (1L << 19)       /* bytes of them between two meetings of a team */
+#endif
 #define LINE (64 / (long)sizeof(REAL)) /* reals of a cache line */
 
 /* Rows of c = start + factor · rows of a · b, where a has INNER entries a row and b is INNER ×
@@ -197,30 +198,22 @@ struct task {
   int threads;
 };
 
-/* Rows of features and slopes: all layers of a segment where they are kept, or else those of the
- * layers between two meetings of a team, twice, so that the next are made while these are read. */
+/* `features` and `slopes` have room for the last layers of a segment, kept by the forward sweep;
+ * as these leave it backwards, those before them are made there. */
 struct buffers {
   REAL *pack, *start, *back, *features, *slopes, *states, *adjoints, *kept;
 };
 
 static long segments(const struct task *t) { return (t->L + t->segment - 1) / t->segment; }
 
-static int keeps(const struct task *t) {
-  return t->segment * t->n * MP * 2 * (long)sizeof(REAL) <= KEPT_BYTES;
-}
-
-static long window(const struct task *t) {
-  const long fits = WINDOW / (t->n * MP * 4 * (long)sizeof(REAL));
-  return fits < 1 ? 1 : fits < t->segment ? fits : t->segment;
-}
-
-static long activation_size(const struct task *t) {
-  return (keeps(t) ? t->segment : 2 * window(t)) * t->n * MP;
+static long room(const struct task *t) {
+  const long layers = KEPT_BYTES / (t->n * MP * 2 * (long)sizeof(REAL)) / 2 * 2;
+  return layers >= t->segment ? t->segment : layers < 2 ? 2 : layers;
 }
 
 static long private_size(const struct task *t) {
   const long kept = t->states ? 0 : (segments(t) + 2 * (t->segment + 1)) * t->n * QP;
-  return LAYER + (1 + ROWS) * MP + 2 * activation_size(t) + kept;
+  return LAYER + (1 + ROWS) * MP + 2 * room(t) * t->n * MP + kept;
 }
 
 /* Reals that `scratch` has to hold. */
@@ -232,8 +225,8 @@ static struct buffers private_buffers(const struct task *t, int thread) {
   u.start = u.pack + LAYER;
   u.back = u.start + MP;
   u.features = u.back + ROWS * MP;
-  u.slopes = u.features + activation_size(t);
-  u.states = u.slopes + activation_size(t);
+  u.slopes = u.features + room(t) * t->n * MP;
+  u.states = u.slopes + room(t) * t->n * MP;
   u.adjoints = u.states + (t->segment + 1) * t->n * QP;
   u.kept = u.adjoints + (t->segment + 1) * t->n * QP;
   return u;
@@ -341,13 +334,19 @@ static inline void meet(int team) {
 #pragma omp barrier
 }
 
+/* Where the activations are of the layer that has so many above it; what one thread makes again is
+ * used at once. */
+static inline long slot(long above, long slots, int team) {
+  return above < slots ? above : team == 1 ? 0 : above % slots;
+}
+
 /* One run by one thread of a team: samples low..high−1, and the other threads the others. */
 static void one_run(const struct task *t, long run, struct buffers u, int member, int team) {
   const long L = t->L, n = t->n, c = t->segment, size = n * QP;
   const long low = n * member / team, high = n * (member + 1) / team;
   const long rows = high - low, bytes = sizeof(REAL) * rows * QP;
-  const int whole = t->states != 0, keep = keeps(t);
-  const long together = team == 1 ? 1 : keep ? c : window(t);
+  const int whole = t->states != 0;
+  const long slots = room(t), together = team == 1 ? 1 : slots == c ? c : slots / 2;
   if (whole) {
     u.states = t->states + run * (L + 1) * size;
     u.adjoints = t->adjoints + run * (L + 1) * size;
@@ -363,7 +362,9 @@ static void one_run(const struct task *t, long run, struct buffers u, int member
     if (pass > last) memcpy(u.states + low * QP, u.kept + segment * size + low * QP, bytes);
     else if (!whole) memcpy(u.kept + segment * size + low * QP, u.states + low * QP, bytes);
     for (long k = first; k < end; k++) {
-      const long at = k - first, place = (keep ? at * n + low : low) * MP;
+      const long at = k - first, above = end - 1 - k;
+      const int keep = above < slots;
+      const long place = ((keep ? above * n : 0) + low) * MP;
       if (k + 1 < end) {
         expect_weights(t, run * L + k + 1);
         expect(u.states + (at + 2) * size + low * QP, rows * QP, 1);
@@ -381,12 +382,14 @@ static void one_run(const struct task *t, long run, struct buffers u, int member
         memcpy(t->last_state + run * size + low * QP, u.states + (end - first) * size + low * QP, bytes);
     } else
       memcpy(u.adjoints + (end - first) * size + low * QP, u.adjoints + low * QP, bytes);
-    /* Layers of a window, from the last one; windows take turns in two halves of the buffers. */
-    for (long top = end, half = 0; top > first; top -= together, half = !half) {
+    /* From the last layer down, a team meets after so many: it takes the weight gradients of one
+     * half of the room while it fills the other. */
+    for (long top = end; top > first; top -= together) {
       const long bottom = top - together > first ? top - together : first;
-      const long base = keep ? first : bottom - half * together;
       for (long k = top - 1; k >= bottom; k--) {
-        const long at = k - first, place = ((k - base) * n + low) * MP;
+        const long at = k - first, above = end - 1 - k;
+        const int keep = above < slots;
+        const long place = (slot(above, slots, team) * n + low) * MP;
         if (k > first) {
           expect_weights(t, run * L + k - 1);
           expect(u.states + (at - 1) * size + low * QP, rows * QP, 0);
@@ -398,7 +401,7 @@ static void one_run(const struct task *t, long run, struct buffers u, int member
       }
       meet(team);
       for (long k = bottom + member; k < top; k += team) {
-        const long at = k - first, place = (k - base) * n * MP;
+        const long at = k - first, place = slot(end - 1 - k, slots, team) * n * MP;
         weight_gradients(t, run * L + k, u.states + at * size, u.adjoints + (at + 1) * size,
                          u.features + place, u.slopes + place);
       }
