@@ -22,13 +22,12 @@
 #define MP ROUND_UP(M, LANES)
 #define QV (QP / LANES)
 #define MV (MP / LANES)
-#define ATMOST(a, b) ((a) < 1 ? 1 : (a) > (b) ? (b) : (a))
-/* Rows kept in registers: enough sums to hide the latency of one, few rows to be left over. */
-#define WIDE ATMOST(ACC / MV, MV > 1 ? 5 : 10)   /* when a row has MP entries */
-#define NARROW ATMOST(ACC / QV, QV > 1 ? 5 : 10) /* when it has QP */
-/* The same for weight gradients: at most so many, in blocks of about equal height. */
-#define BLOCKS(all, most) (((all) + (most) - 1) / (most))
-#define EVEN(all, most) BLOCKS(all, BLOCKS(all, most))
+/* What of a product is in registers at once: TILE registers of a row, and as many rows as hide the
+ * latency of a sum, few of them, since the last block may have less. */
+#define TILE(cols) (ACC >= 20 && (cols) % 4 == 0 ? 4 : (cols) % 2 == 0 ? 2 : 1)
+#define HEIGHT(cols) (TILE(cols) > 1 ? 5 : 10)
+/* The same for weight gradients, whose number of rows is mostly a power of two. */
+#define POWER(x) ((x) >= 16 ? 16 : (x) >= 8 ? 8 : 4)
 #define ROWS 64                 /* samples, at most, that a layer's products take together */
 #define LAYER (Q * MP + M * QP) /* a layer of weights, rows padded */
 #ifndef KEPT_BYTES
@@ -38,87 +37,99 @@
 
 /* Rows of c = start + factor · rows of a · b, where a has INNER entries a row and b is INNER ×
  * COLS · LANES. The last block overlaps the one before it. */
-#define PRODUCT(name, COLS, BLOCK, INNER)                                                        \
+#define PRODUCT(name, COLS, INNER)                                                               \
   static inline __attribute__((always_inline)) void name##_block(                                \
-      const int block, const REAL *restrict a, long a_stride, const REAL *restrict b,            \
+      const int height, const REAL *restrict a, long a_stride, const REAL *restrict b,           \
       const REAL *restrict start, long start_stride, REAL factor, REAL *restrict c,              \
       long c_stride) {                                                                           \
-    vec acc[BLOCK][COLS];                                                                        \
-    for (int i = 0; i < block; i++)                                                              \
-      for (int j = 0; j < COLS; j++) acc[i][j] = (vec){0};                                       \
-    for (int k = 0; k < INNER; k++) {                                                            \
-      vec row[COLS];                                                                             \
-      for (int j = 0; j < COLS; j++) row[j] = *(const vec *)(b + ((long)k * COLS + j) * LANES);  \
-      for (int i = 0; i < block; i++)                                                            \
-        for (int j = 0; j < COLS; j++) acc[i][j] += a[i * a_stride + k] * row[j];                \
+    for (long tile = 0; tile < COLS * LANES; tile += TILE(COLS) * LANES) {                       \
+      vec acc[HEIGHT(COLS)][TILE(COLS)];                                                         \
+      for (int i = 0; i < height; i++)                                                           \
+        for (int j = 0; j < TILE(COLS); j++) acc[i][j] = (vec){0};                               \
+      for (int k = 0; k < INNER; k++) {                                                          \
+        vec row[TILE(COLS)];                                                                     \
+        for (int j = 0; j < TILE(COLS); j++)                                                     \
+          row[j] = *(const vec *)(b + tile + ((long)k * COLS + j) * LANES);                      \
+        for (int i = 0; i < height; i++)                                                         \
+          for (int j = 0; j < TILE(COLS); j++) acc[i][j] += a[i * a_stride + k] * row[j];        \
+      }                                                                                          \
+      for (int i = 0; i < height; i++)                                                           \
+        for (int j = 0; j < TILE(COLS); j++) {                                                   \
+          const long at = tile + j * LANES;                                                      \
+          *(vec *)(c + i * c_stride + at) =                                                      \
+              factor * acc[i][j] + *(const vec *)(start + i * start_stride + at);                \
+        }                                                                                        \
     }                                                                                            \
-    for (int i = 0; i < block; i++)                                                              \
-      for (int j = 0; j < COLS; j++)                                                             \
-        *(vec *)(c + i * c_stride + j * LANES) =                                                 \
-            factor * acc[i][j] + *(const vec *)(start + i * start_stride + j * LANES);           \
   }                                                                                              \
   static inline void name(long rows, const REAL *restrict a, long a_stride,                      \
                           const REAL *restrict b, const REAL *restrict start, long start_stride, \
                           REAL factor, REAL *restrict c, long c_stride) {                        \
-    if (rows < BLOCK) {                                                                          \
+    const int height = HEIGHT(COLS);                                                             \
+    if (rows < height) {                                                                         \
       for (long r = 0; r < rows; r++)                                                            \
         name##_block(1, a + r * a_stride, a_stride, b, start + r * start_stride, start_stride,   \
                      factor, c + r * c_stride, c_stride);                                        \
       return;                                                                                    \
     }                                                                                            \
-    for (long next = 0; next < rows; next += BLOCK) {                                            \
-      const long r = next + BLOCK <= rows ? next : rows - BLOCK;                                 \
-      name##_block(BLOCK, a + r * a_stride, a_stride, b, start + r * start_stride, start_stride, \
-                   factor, c + r * c_stride, c_stride);                                          \
+    for (long next = 0; next < rows; next += height) {                                           \
+      const long r = next + height <= rows ? next : rows - height;                               \
+      name##_block(height, a + r * a_stride, a_stride, b, start + r * start_stride,              \
+                   start_stride, factor, c + r * c_stride, c_stride);                            \
     }                                                                                            \
   }
 
-PRODUCT(to_wide, MV, WIDE, Q)
-PRODUCT(to_narrow, QV, NARROW, M)
+PRODUCT(to_wide, MV, Q)
+PRODUCT(to_narrow, QV, M)
 
-/* BLOCK rows of factor Σ_s a_s b_sᵀ over n samples, a row of b in COLS registers, KEPT of its
- * entries written; the sum of their squares. Few rows at a time: the sums stay in registers. */
-#define OUTER_ROWS(name, COLS, BLOCK, KEPT)                                                      \
-  static inline double name(long n, const REAL *restrict a, long a_stride, const REAL *restrict b, \
-                            REAL factor, REAL *restrict out) {                                    \
-    vec acc[BLOCK][COLS], squares = {0};                                                          \
-    for (int i = 0; i < BLOCK; i++)                                                               \
-      for (int j = 0; j < COLS; j++) acc[i][j] = (vec){0};                                        \
-    for (long s = 0; s < n; s++) {                                                                \
-      vec row[COLS];                                                                              \
-      for (int j = 0; j < COLS; j++) row[j] = *(const vec *)(b + (s * COLS + j) * LANES);         \
-      for (int i = 0; i < BLOCK; i++)                                                             \
-        for (int j = 0; j < COLS; j++) acc[i][j] += a[s * a_stride + i] * row[j];                 \
-    }                                                                                             \
-    for (int i = 0; i < BLOCK; i++) {                                                             \
-      REAL line[COLS * LANES];                                                                    \
-      for (int j = 0; j < COLS; j++) {                                                            \
-        const vec entries = factor * acc[i][j];                                                   \
-        squares += entries * entries;                                                             \
-        *(vec *)(line + j * LANES) = entries;                                                     \
-      }                                                                                           \
-      memcpy(out + i * (long)KEPT, line, sizeof(REAL) * KEPT);                                    \
-    }                                                                                             \
-    double total = 0;                                                                             \
-    for (int l = 0; l < LANES; l++) total += squares[l];                                          \
-    return total;                                                                                 \
+/* HEIGHT rows of factor Σ_s a_s b_sᵀ over n samples, a row of b in COLS registers, KEPT of its
+ * entries written; the sum of their squares. */
+#define OUTER_ROWS(name, COLS, HEIGHT, KEPT)                                                     \
+  static inline double name(long n, const REAL *restrict a, long a_stride,                       \
+                            const REAL *restrict b, REAL factor, REAL *restrict out) {           \
+    vec squares = {0};                                                                           \
+    for (long tile = 0; tile < COLS * LANES; tile += TILE(COLS) * LANES) {                       \
+      vec acc[HEIGHT][TILE(COLS)];                                                               \
+      for (int i = 0; i < HEIGHT; i++)                                                           \
+        for (int j = 0; j < TILE(COLS); j++) acc[i][j] = (vec){0};                               \
+      for (long s = 0; s < n; s++) {                                                             \
+        vec row[TILE(COLS)];                                                                     \
+        for (int j = 0; j < TILE(COLS); j++)                                                     \
+          row[j] = *(const vec *)(b + tile + (s * COLS + j) * LANES);                            \
+        for (int i = 0; i < HEIGHT; i++)                                                         \
+          for (int j = 0; j < TILE(COLS); j++) acc[i][j] += a[s * a_stride + i] * row[j];        \
+      }                                                                                          \
+      const long some = KEPT - tile < TILE(COLS) * LANES ? KEPT - tile : TILE(COLS) * LANES;     \
+      for (int i = 0; i < HEIGHT; i++) {                                                         \
+        REAL line[TILE(COLS) * LANES];                                                           \
+        for (int j = 0; j < TILE(COLS); j++) {                                                   \
+          const vec entries = factor * acc[i][j];                                                \
+          squares += entries * entries;                                                          \
+          *(vec *)(line + j * LANES) = entries;                                                  \
+        }                                                                                        \
+        memcpy(out + i * (long)KEPT + tile, line, sizeof(REAL) * some);                          \
+      }                                                                                          \
+    }                                                                                            \
+    double total = 0;                                                                            \
+    for (int l = 0; l < LANES; l++) total += squares[l];                                         \
+    return total;                                                                                \
   }
 
-#define OUTER(name, COLS, BLOCK, ROWS, KEPT)                                                     \
-  OUTER_ROWS(name##_block, COLS, BLOCK, KEPT)                                                     \
-  OUTER_ROWS(name##_row, COLS, 1, KEPT)                                                           \
-  static inline double name(long n, const REAL *restrict a, long a_stride, const REAL *restrict b, \
-                            REAL factor, REAL *restrict out) {                                    \
-    double squares = 0;                                                                           \
-    int r = 0;                                                                                    \
-    for (; r + BLOCK <= ROWS; r += BLOCK)                                                         \
-      squares += name##_block(n, a + r, a_stride, b, factor, out + r * (long)KEPT);               \
-    for (; r < ROWS; r++) squares += name##_row(n, a + r, a_stride, b, factor, out + r * (long)KEPT); \
-    return squares;                                                                               \
+#define OUTER(name, COLS, HEIGHT, ALL_ROWS, KEPT)                                                \
+  OUTER_ROWS(name##_block, COLS, HEIGHT, KEPT)                                                   \
+  OUTER_ROWS(name##_row, COLS, 1, KEPT)                                                          \
+  static inline double name(long n, const REAL *restrict a, long a_stride,                       \
+                            const REAL *restrict b, REAL factor, REAL *restrict out) {           \
+    double squares = 0;                                                                          \
+    int r = 0;                                                                                   \
+    for (; r + HEIGHT <= ALL_ROWS; r += HEIGHT)                                                  \
+      squares += name##_block(n, a + r, a_stride, b, factor, out + r * (long)KEPT);              \
+    for (; r < ALL_ROWS; r++)                                                                    \
+      squares += name##_row(n, a + r, a_stride, b, factor, out + r * (long)KEPT);                \
+    return squares;                                                                              \
   }
 
-OUTER(outer_V, MV, EVEN(Q, ATMOST(ACC / MV, 16)), Q, M)
-OUTER(outer_W, QV, EVEN(M, ATMOST(ACC / QV, 16)), M, Q)
+OUTER(outer_V, MV, POWER(ACC / TILE(MV)), Q, M)
+OUTER(outer_W, QV, POWER(ACC / TILE(QV)), M, Q)
 
 #if Q % LANES == 0 && M % LANES == 0 && !defined(__clang__)
 /* The transpose of a square block: lanes and rows whose numbers differ in one bit change places,

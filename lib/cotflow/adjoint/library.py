@@ -90,7 +90,9 @@ def loaded(element_size: int, *options: str, source: Path = SOURCE) -> ctypes.CD
     """
     if not _failures:
         try:
-            lanes, sums = register_bytes() // element_size, 20 if register_bytes() == 64 else 8
+            # Registers for sums: of 32, or of 16.
+            sums = 20 if register_bytes() == 64 or "__aarch64__" in target() else 10
+            lanes = register_bytes() // element_size
             return _loaded(source, *FLAGS, f"-DLANES={lanes}", f"-DACC={sums}", *options)
         except (CompilerMissing, OSError) as error:
             _failures.append(str(error))
