@@ -137,7 +137,7 @@ BEYOND = r"""
 #include <stdlib.h>
 #include <sys/mman.h>
 
-static void *room(long reals) {
+static void *reserved(long reals) {
   void *found = mmap(0, sizeof(REAL) * reals, PROT_READ | PROT_WRITE,
                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (found == MAP_FAILED) exit(77);
@@ -150,12 +150,11 @@ static void last_sample(long n, REAL *V, REAL *W, REAL *B) {
   double squares[3];
   struct task t = {.runs = 1, .L = 1, .n = n, .D = 1, .segment = 1, .V = V, .W = W, .B = B,
                    .scale = 1, .c_q = 1, .pull = 2, .squares = squares, .threads = 2};
-  REAL *h0 = room(n * Q);
+  REAL *h0 = reserved(n * Q);
   for (int q = 0; q < Q; q++) h0[(n - 1) * Q + q] = q + 1;
-  t.h0 = h0, t.y = room(n), t.error = room(n);
-  t.last_state = room(n * QP), t.first_adjoint = room(n * QP), t.scratch = room(scratch_size(&t));
-  pack_forward(&t, 0, t.scratch);
-  pack_backward(&t, 0, t.scratch + LAYER);
+  t.h0 = h0, t.y = reserved(n), t.error = reserved(n);
+  t.last_state = reserved(n * QP), t.first_adjoint = reserved(n * QP);
+  t.scratch = reserved(scratch_size(&t));
   struct buffers u = private_buffers(&t, 1);
   one_run(&t, 0, u, 2 * n - 1, 2 * n);
   printf("%ld", scratch_size(&t));
@@ -165,7 +164,7 @@ static void last_sample(long n, REAL *V, REAL *W, REAL *B) {
 }
 
 int main(void) {
-  REAL *V = room(Q * M), *W = room(Q * M), *B = room(Q);
+  REAL *V = reserved(Q * M), *W = reserved(Q * M), *B = reserved(Q);
   for (int i = 0; i < Q * M; i++) V[i] = W[i] = 0.001 * i;
   for (int q = 0; q < Q; q++) B[q] = 1;
   last_sample(1, V, W, B);
@@ -220,6 +219,33 @@ def test_an_index_that_is_cut_off_would_be_found(tmp_path, monkeypatch):
     short = re.sub(r"\blong\b", "int", library.SOURCE.read_text())
     with pytest.raises(AssertionError, match="signed integer overflow"):
         beyond_an_int(tmp_path, short, monkeypatch)
+
+
+AGAIN = """
+for dtype in (torch.float32, torch.float64):
+    for runs in ((), (3,)):
+        problem = random_problem(1, runs, depth=9, q=3, m=5, n=33, d=3, dtype=dtype)
+        for segment in (None, 2, 4, 7):
+            found = []
+            for threads in (1, 2, 3):
+                torch.set_num_threads(threads)
+                agree(problem, segment=segment)
+                found.append(gradient(NET, *problem, backend="compiled", segment=segment))
+            for other in found[1:]:
+                for name in ("V", "W"):
+                    assert torch.equal(found[0].velocity[name], other.velocity[name]), segment
+"""
+
+
+@pytest.mark.slow
+@with_compiler
+@pytest.mark.parametrize("kept", [1, 5 * 33 * 16 * 2 * 4])
+@pytest.mark.parametrize("sanitized", [False, True])
+def test_activations_that_are_made_again(kept, sanitized, tmp_path):
+    """Room for two layers, which is the least, and for some more; teams of several sizes."""
+    asked = sanitizer() if sanitized else {"CC": shlex.join(library.command())}
+    asked["CC"] += f" -DKEPT_BYTES={kept}"
+    ends_well(AGAIN, XDG_CACHE_HOME=str(tmp_path), **asked)
 
 
 FORKED = """

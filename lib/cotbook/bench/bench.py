@@ -18,7 +18,8 @@ import torch
 from torchdiffeq import odeint, odeint_adjoint
 
 from cotbook import provenance
-from cotbook.bench.contenders import diffeq, floor, jitted_scan, ours, textbook
+from cotbook.bench import machine
+from cotbook.bench.contenders import compiled_loop, diffeq, floor, jitted_scan, ours, textbook
 from cotbook.bench.record import PARTS, load
 from cotflow.adjoint.gradient import gradient
 from cotflow.flows.chebyshev import RKC2
@@ -53,8 +54,10 @@ def seconds(ways: Mapping[str, Callable[[], object]], rounds: int = 12) -> dict[
 
 
 def contenders(threads: int) -> list[dict]:
-    """Seconds a step of every way to do it, at the published shapes in float32."""
+    """Seconds a step of every way to do it, at the published shapes in float32; with the operations
+    and bytes of a step, and how many of them the machine does in a second."""
     rows = []
+    limits = {"peak": machine.peak(threads), "bandwidth": machine.bandwidth(threads)}
     for figure, depth in SHAPES:
         e = published(figure, depth, 0)
         ways = {
@@ -65,10 +68,14 @@ def contenders(threads: int) -> list[dict]:
             "torchdiffeq, backprop": diffeq(e, odeint),
             "torchdiffeq, adjoint": diffeq(e, odeint_adjoint),
             "jitted scan": jitted_scan(e),
+            "torch.compile": compiled_loop(e),
         }
+        ways |= {name: work.run for name, work in limits.items()}
         found = seconds({name: way for name, way in ways.items() if way})
-        n, m = e.x.shape[0], e.weights.width
-        rows.append({"figure": figure, "L": depth, "n": n, "m": m, "threads": threads} | found)
+        found |= {name: work.amount / found[name] for name, work in limits.items()}
+        row = {"figure": figure, "L": depth, "n": e.x.shape[0], "m": e.weights.width}
+        row |= {"operations": machine.operations(e), "bytes": machine.traffic(e)}
+        rows.append(row | {"threads": threads} | found)
     return rows
 
 

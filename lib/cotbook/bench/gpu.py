@@ -180,11 +180,11 @@ print(json.dumps(statistics.median(times)))
 """
 COMPILED = r"""
 import json, sys
-from cotbook.bench.contenders import textbook
+from cotbook.bench.contenders import compiled_loop
 from cotbook.bench.gpu import seconds
 from cotflow.network.published import published
 e = published(sys.argv[1], int(sys.argv[2]), 0, device="cuda")
-print(json.dumps(seconds(textbook(e, compiled=True))))
+print(json.dumps(seconds(compiled_loop(e))))
 """
 
 

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
+from cotflow.adjoint.elementary import DOUBLE, SINGLE
 from cotflow.adjoint.library import CompilerMissing as CompilerMissing
 from cotflow.adjoint.library import compiler as compiler
 from cotflow.adjoint.library import loaded, register_bytes, warn
@@ -24,7 +25,7 @@ from cotflow.network.memory import empty
 from cotflow.network.residual import ResidualNet
 from cotflow.network.weights import LAYERED, Weights
 
-SUFFIX = {torch.float32: ("float", "f"), torch.float64: ("double", "")}
+TABLES = {torch.float32: SINGLE, torch.float64: DOUBLE}
 LARGEST_STATE, LARGEST_WIDTH = 256, 1024
 # Other kinds of tensors may have no memory at all.
 PLAIN = (Tensor, torch.nn.Parameter, type(None))
@@ -41,7 +42,7 @@ def supports(net: ResidualNet, weights: Weights, x: Tensor) -> bool:
     return (
         net.activation in COVERED
         and x.device.type == "cpu"
-        and x.dtype in SUFFIX
+        and x.dtype in TABLES
         and all(type(t) in PLAIN for t in tensors)
         # A mode that watches or replaces the operations of torch would not see the kernel.
         and not _get_current_dispatch_mode()
@@ -57,15 +58,10 @@ def built(state: int, width: int, activation: Activation, dtype: torch.dtype) ->
 
 @functools.cache
 def _built(state: int, width: int, code: int, dtype: torch.dtype) -> ctypes.CDLL:
-    real, suffix = SUFFIX[dtype]
-    return loaded(
-        dtype.itemsize,
-        f"-DREAL={real}",
-        f"-DQ={state}",
-        f"-DM={width}",
-        f"-DACTIVATION={code}",
-        *(f"-D{name}={name.lower()}{suffix}" for name in ("EXP", "ERF", "TANH")),
-    )
+    sizes = (f"-DQ={state}", f"-DM={width}", f"-DACTIVATION={code}")
+    library = loaded(dtype.itemsize, *sizes, *TABLES[dtype].definitions())
+    library.scratch_size.restype = ctypes.c_long
+    return library
 
 
 def available(net: ResidualNet, weights: Weights, x: Tensor) -> bool:

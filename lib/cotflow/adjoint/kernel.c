@@ -1,130 +1,192 @@
 /* The loss's gradient for a residual network: one sweep forward and one backward, sizes fixed.
  *
  * The compiler is given: REAL (float or double), LANES (reals in a vector register), ACC (vector
- * registers for sums), Q (state), M (width), ACTIVATION (0 GELU, 1 tanh, 2 ReLU, 3 identity). Rows
- * are padded with zeros to whole registers: QP and MP.
+ * registers for sums), Q (state), M (width), ACTIVATION (0 GELU, 1 tanh, 2 ReLU, 3 identity), and
+ * the table of elementary.py. Rows are padded with zeros to whole registers: QP and MP.
  *
  * Runs are independent: each thread takes whole runs, so that a run stays in its core's cache and
  * the weight gradients of a layer are taken while the layer is there. The runs that are left over
  * are shared: samples in the sweeps, layers in the weight gradients. No sum is ever split between
  * threads, and the result does not depend on their number.
+ *
+ * Features and σ′ are kept for the backward sweep where they stay in the cache, and made again
+ * otherwise: a product and an activation cost less than memory does.
  */
-#include <math.h>
 #include <omp.h>
 #include <string.h>
 
-#ifdef VECTOR_MATH
-/* glibc has vector versions of these, which its header offers to -ffast-math alone. */
-REAL EXP(REAL) __attribute__((simd("notinbranch")));
-REAL ERF(REAL) __attribute__((simd("notinbranch")));
-REAL TANH(REAL) __attribute__((simd("notinbranch")));
-#endif
-
-typedef REAL vec __attribute__((vector_size(LANES * sizeof(REAL)), aligned(sizeof(REAL))));
+#include "elementary.h"
 
 #define ROUND_UP(a, b) (((a) + (b) - 1) / (b) * (b))
 #define QP ROUND_UP(Q, LANES)
 #define MP ROUND_UP(M, LANES)
 #define QV (QP / LANES)
 #define MV (MP / LANES)
-#define ATMOST(a, b) ((a) < 1 ? 1 : (a) > (b) ? (b) : (a))
-#define WIDE ATMOST(ACC / MV, 8)   /* rows kept in registers when a row has MP entries */
-#define NARROW ATMOST(ACC / QV, 8) /* the same when a row has QP entries */
-#define ROWS 32                    /* samples between two of the backward sweep's products */
-#define LAYER (Q * MP + M * QP)    /* packed weights of a layer, for one of the sweeps */
-
-/* rows of c (+)= rows of a · b, where a has `inner` entries a row and b is inner × cols·LANES. */
-#define PRODUCT(name, COLS, BLOCK, INNER)                                                        \
-  static inline void name(long rows, const REAL *restrict a, long a_stride, const REAL *restrict b, \
-                          const REAL *restrict start, long start_stride, REAL *restrict c,        \
-                          long c_stride) {                                                        \
-    long r = 0;                                                                                   \
-    for (; r + BLOCK <= rows; r += BLOCK) {                                                       \
-      vec acc[BLOCK][COLS];                                                                       \
-      for (int i = 0; i < BLOCK; i++)                                                             \
-        for (int j = 0; j < COLS; j++)                                                            \
-          acc[i][j] = *(const vec *)(start + (r + i) * start_stride + j * LANES);                 \
-      for (int k = 0; k < INNER; k++)                                                             \
-        for (int j = 0; j < COLS; j++) {                                                          \
-          vec row = *(const vec *)(b + (long)k * COLS * LANES + j * LANES);                       \
-          for (int i = 0; i < BLOCK; i++) acc[i][j] += a[(r + i) * a_stride + k] * row;           \
-        }                                                                                         \
-      for (int i = 0; i < BLOCK; i++)                                                             \
-        for (int j = 0; j < COLS; j++) *(vec *)(c + (r + i) * c_stride + j * LANES) = acc[i][j];  \
-    }                                                                                             \
-    for (; r < rows; r++) {                                                                       \
-      vec acc[COLS];                                                                              \
-      for (int j = 0; j < COLS; j++) acc[j] = *(const vec *)(start + r * start_stride + j * LANES); \
-      for (int k = 0; k < INNER; k++)                                                             \
-        for (int j = 0; j < COLS; j++)                                                            \
-          acc[j] += a[r * a_stride + k] * *(const vec *)(b + (long)k * COLS * LANES + j * LANES); \
-      for (int j = 0; j < COLS; j++) *(vec *)(c + r * c_stride + j * LANES) = acc[j];             \
-    }                                                                                             \
-  }
-
-PRODUCT(to_wide, MV, WIDE, Q)
-PRODUCT(to_narrow, QV, NARROW, M)
-
-/* BLOCK rows of factor Σ_s a_s b_sᵀ over n samples, a row of b in COLS registers, KEPT of its
- * entries written; the sum of their squares. Few rows at a time: the sums stay in registers. */
-#define OUTER_ROWS(name, COLS, BLOCK, KEPT)                                                      \
-  static inline double name(long n, const REAL *restrict a, long a_stride, const REAL *restrict b, \
-                            REAL factor, REAL *restrict out) {                                    \
-    vec acc[BLOCK][COLS];                                                                         \
-    for (int i = 0; i < BLOCK; i++)                                                               \
-      for (int j = 0; j < COLS; j++) acc[i][j] = (vec){0};                                        \
-    for (long s = 0; s < n; s++)                                                                  \
-      for (int j = 0; j < COLS; j++) {                                                            \
-        vec row = *(const vec *)(b + (s * COLS + j) * LANES);                                     \
-        for (int i = 0; i < BLOCK; i++) acc[i][j] += a[s * a_stride + i] * row;                   \
-      }                                                                                           \
-    REAL squares = 0;                                                                             \
-    for (int i = 0; i < BLOCK; i++) {                                                             \
-      REAL line[COLS * LANES];                                                                    \
-      for (int j = 0; j < COLS; j++) *(vec *)(line + j * LANES) = factor * acc[i][j];             \
-      for (int j = 0; j < KEPT; j++) {                                                            \
-        out[i * (long)KEPT + j] = line[j];                                                        \
-        squares += line[j] * line[j];                                                             \
-      }                                                                                           \
-    }                                                                                             \
-    return squares;                                                                               \
-  }
-
-#define OUTER(name, COLS, BLOCK, ROWS, KEPT)                                                     \
-  OUTER_ROWS(name##_block, COLS, BLOCK, KEPT)                                                     \
-  OUTER_ROWS(name##_row, COLS, 1, KEPT)                                                           \
-  static inline double name(long n, const REAL *restrict a, long a_stride, const REAL *restrict b, \
-                            REAL factor, REAL *restrict out) {                                    \
-    double squares = 0;                                                                           \
-    int r = 0;                                                                                    \
-    for (; r + BLOCK <= ROWS; r += BLOCK)                                                         \
-      squares += name##_block(n, a + r, a_stride, b, factor, out + r * (long)KEPT);               \
-    for (; r < ROWS; r++) squares += name##_row(n, a + r, a_stride, b, factor, out + r * (long)KEPT); \
-    return squares;                                                                               \
-  }
-
-OUTER(outer_V, MV, ATMOST(ACC / MV, 16), Q, M)
-OUTER(outer_W, QV, ATMOST(ACC / QV, 16), M, Q)
-
-/* z becomes σ′(z), feature σ(z). */
-static inline void activate(long count, REAL *restrict z, REAL *restrict feature) {
-  for (long i = 0; i < count; i++) {
-    const REAL t = z[i];
-#if ACTIVATION == 0
-    const REAL cdf = (REAL)0.5 + (REAL)0.5 * ERF(t * (REAL)0.70710678118654752440);
-    feature[i] = t * cdf;
-    z[i] = cdf + t * (REAL)0.39894228040143267794 * EXP((REAL)-0.5 * t * t);
-#elif ACTIVATION == 1
-    const REAL y = TANH(t);
-    feature[i] = y;
-    z[i] = 1 - y * y;
-#elif ACTIVATION == 2
-    feature[i] = t > 0 ? t : 0;
-    z[i] = t > 0;
-#else
-    feature[i] = t;
-    z[i] = 1;
+/* What of a product is in registers at once: TILE registers of a row, and as many rows as hide the
+ * latency of a sum, few of them, since the last block may have less. */
+#define TILE(cols) (ACC >= 20 && (cols) % 4 == 0 ? 4 : (cols) % 2 == 0 ? 2 : 1)
+#define HEIGHT(cols) (TILE(cols) > 1 ? 5 : 10)
+/* The same for weight gradients, whose number of rows is mostly a power of two. */
+#define POWER(x) ((x) >= 16 ? 16 : (x) >= 8 ? 8 : 4)
+#define ROWS 64                 /* samples, at most, that a layer's products take together */
+#define LAYER (Q * MP + M * QP) /* a layer of weights, rows padded */
+#ifndef KEPT_BYTES
+#define KEPT_BYTES (1L << 23)   /* of features and σ′ that are kept and not made again */
 #endif
+#define LINE (64 / (long)sizeof(REAL)) /* reals of a cache line */
+
+/* Rows of c = start + factor · rows of a · b, where a has INNER entries a row and b is INNER ×
+ * COLS · LANES. The last block overlaps the one before it. */
+#define PRODUCT(name, COLS, INNER)                                                               \
+  static inline __attribute__((always_inline)) void name##_block(                                \
+      const int height, const REAL *restrict a, long a_stride, const REAL *restrict b,           \
+      const REAL *restrict start, long start_stride, REAL factor, REAL *restrict c,              \
+      long c_stride) {                                                                           \
+    for (long tile = 0; tile < COLS * LANES; tile += TILE(COLS) * LANES) {                       \
+      vec acc[HEIGHT(COLS)][TILE(COLS)];                                                         \
+      for (int i = 0; i < height; i++)                                                           \
+        for (int j = 0; j < TILE(COLS); j++) acc[i][j] = (vec){0};                               \
+      for (int k = 0; k < INNER; k++) {                                                          \
+        vec row[TILE(COLS)];                                                                     \
+        for (int j = 0; j < TILE(COLS); j++)                                                     \
+          row[j] = *(const vec *)(b + tile + ((long)k * COLS + j) * LANES);                      \
+        for (int i = 0; i < height; i++)                                                         \
+          for (int j = 0; j < TILE(COLS); j++) acc[i][j] += a[i * a_stride + k] * row[j];        \
+      }                                                                                          \
+      for (int i = 0; i < height; i++)                                                           \
+        for (int j = 0; j < TILE(COLS); j++) {                                                   \
+          const long at = tile + j * LANES;                                                      \
+          *(vec *)(c + i * c_stride + at) =                                                      \
+              factor * acc[i][j] + *(const vec *)(start + i * start_stride + at);                \
+        }                                                                                        \
+    }                                                                                            \
+  }                                                                                              \
+  static inline void name(long rows, const REAL *restrict a, long a_stride,                      \
+                          const REAL *restrict b, const REAL *restrict start, long start_stride, \
+                          REAL factor, REAL *restrict c, long c_stride) {                        \
+    const int height = HEIGHT(COLS);                                                             \
+    if (rows < height) {                                                                         \
+      for (long r = 0; r < rows; r++)                                                            \
+        name##_block(1, a + r * a_stride, a_stride, b, start + r * start_stride, start_stride,   \
+                     factor, c + r * c_stride, c_stride);                                        \
+      return;                                                                                    \
+    }                                                                                            \
+    for (long next = 0; next < rows; next += height) {                                           \
+      const long r = next + height <= rows ? next : rows - height;                               \
+      name##_block(height, a + r * a_stride, a_stride, b, start + r * start_stride,              \
+                   start_stride, factor, c + r * c_stride, c_stride);                            \
+    }                                                                                            \
+  }
+
+PRODUCT(to_wide, MV, Q)
+PRODUCT(to_narrow, QV, M)
+
+/* HEIGHT rows of factor Σ_s a_s b_sᵀ over n samples, a row of b in COLS registers, KEPT of its
+ * entries written; the sum of their squares. */
+#define OUTER_ROWS(name, COLS, HEIGHT, KEPT)                                                     \
+  static inline double name(long n, const REAL *restrict a, long a_stride,                       \
+                            const REAL *restrict b, REAL factor, REAL *restrict out) {           \
+    vec squares = {0};                                                                           \
+    for (long tile = 0; tile < COLS * LANES; tile += TILE(COLS) * LANES) {                       \
+      vec acc[HEIGHT][TILE(COLS)];                                                               \
+      for (int i = 0; i < HEIGHT; i++)                                                           \
+        for (int j = 0; j < TILE(COLS); j++) acc[i][j] = (vec){0};                               \
+      for (long s = 0; s < n; s++) {                                                             \
+        vec row[TILE(COLS)];                                                                     \
+        for (int j = 0; j < TILE(COLS); j++)                                                     \
+          row[j] = *(const vec *)(b + tile + (s * COLS + j) * LANES);                            \
+        for (int i = 0; i < HEIGHT; i++)                                                         \
+          for (int j = 0; j < TILE(COLS); j++) acc[i][j] += a[s * a_stride + i] * row[j];        \
+      }                                                                                          \
+      const long some = KEPT - tile < TILE(COLS) * LANES ? KEPT - tile : TILE(COLS) * LANES;     \
+      for (int i = 0; i < HEIGHT; i++) {                                                         \
+        REAL line[TILE(COLS) * LANES];                                                           \
+        for (int j = 0; j < TILE(COLS); j++) {                                                   \
+          const vec entries = factor * acc[i][j];                                                \
+          squares += entries * entries;                                                          \
+          *(vec *)(line + j * LANES) = entries;                                                  \
+        }                                                                                        \
+        memcpy(out + i * (long)KEPT + tile, line, sizeof(REAL) * some);                          \
+      }                                                                                          \
+    }                                                                                            \
+    double total = 0;                                                                            \
+    for (int l = 0; l < LANES; l++) total += squares[l];                                         \
+    return total;                                                                                \
+  }
+
+#define OUTER(name, COLS, HEIGHT, ALL_ROWS, KEPT)                                                \
+  OUTER_ROWS(name##_block, COLS, HEIGHT, KEPT)                                                   \
+  OUTER_ROWS(name##_row, COLS, 1, KEPT)                                                          \
+  static inline double name(long n, const REAL *restrict a, long a_stride,                       \
+                            const REAL *restrict b, REAL factor, REAL *restrict out) {           \
+    double squares = 0;                                                                          \
+    int r = 0;                                                                                   \
+    for (; r + HEIGHT <= ALL_ROWS; r += HEIGHT)                                                  \
+      squares += name##_block(n, a + r, a_stride, b, factor, out + r * (long)KEPT);              \
+    for (; r < ALL_ROWS; r++)                                                                    \
+      squares += name##_row(n, a + r, a_stride, b, factor, out + r * (long)KEPT);                \
+    return squares;                                                                              \
+  }
+
+OUTER(outer_V, MV, POWER(ACC / TILE(MV)), Q, M)
+OUTER(outer_W, QV, POWER(ACC / TILE(QV)), M, Q)
+
+#if Q % LANES == 0 && M % LANES == 0 && !defined(__clang__)
+/* The transpose of a square block: lanes and rows whose numbers differ in one bit change places,
+ * bit by bit. */
+static inline void transpose_block(const REAL *restrict a, long a_stride, REAL *restrict out,
+                                   long out_stride) {
+  vec rows[LANES];
+  for (int i = 0; i < LANES; i++) rows[i] = *(const vec *)(a + i * a_stride);
+#pragma GCC unroll 8
+  for (int bit = 1; bit < LANES; bit *= 2) {
+    bits low, high;
+    for (int l = 0; l < LANES; l++) {
+      low[l] = l & bit ? LANES + l - bit : l;
+      high[l] = l & bit ? LANES + l : l + bit;
+    }
+#pragma GCC unroll 64
+    for (int i = 0; i < LANES; i++)
+      if (!(i & bit)) {
+        const vec one = rows[i], other = rows[i + bit];
+        rows[i] = __builtin_shuffle(one, other, low);
+        rows[i + bit] = __builtin_shuffle(one, other, high);
+      }
+  }
+  for (int i = 0; i < LANES; i++) *(vec *)(out + i * out_stride) = rows[i];
+}
+
+static inline void transpose(int rows, int cols, const REAL *restrict a, REAL *restrict out, int padded) {
+  for (int r = 0; r < rows; r += LANES)
+    for (int c = 0; c < cols; c += LANES)
+      transpose_block(a + (long)r * cols + c, cols, out + (long)c * padded + r, padded);
+}
+#else
+/* rows × cols becomes cols × rows, whose rows are padded with zeros. */
+static inline void transpose(int rows, int cols, const REAL *restrict a, REAL *restrict out, int padded) {
+  for (int c = 0; c < cols; c++) {
+    for (int r = 0; r < rows; r++) out[(long)c * padded + r] = a[(long)r * cols + c];
+    for (int r = rows; r < padded; r++) out[(long)c * padded + r] = 0;
+  }
+}
+#endif
+
+/* rows × cols with its rows padded by zeros: a itself where nothing is missing. */
+static inline const REAL *pad(int rows, int cols, const REAL *restrict a, REAL *restrict out, int padded) {
+  if (cols == padded) return a;
+  for (int r = 0; r < rows; r++) {
+    memcpy(out + (long)r * padded, a + (long)r * cols, sizeof(REAL) * cols);
+    memset(out + (long)r * padded + cols, 0, sizeof(REAL) * (padded - cols));
+  }
+  return out;
+}
+
+/* z becomes σ′(z), feature σ(z); whole registers. */
+static inline void activate(long count, REAL *restrict z, REAL *restrict feature) {
+  for (long i = 0; i < count; i += LANES) {
+    vec slope;
+    *(vec *)(feature + i) = activation(*(const vec *)(z + i), &slope);
+    *(vec *)(z + i) = slope;
   }
 }
 
@@ -147,82 +209,97 @@ struct task {
   int threads;
 };
 
+/* `features` and `slopes` have room for the last layers of a segment, kept by the forward sweep;
+ * as these leave it backwards, those before them are made there. */
 struct buffers {
   REAL *pack, *start, *back, *features, *slopes, *states, *adjoints, *kept;
 };
 
 static long segments(const struct task *t) { return (t->L + t->segment - 1) / t->segment; }
 
-static long shared_pack(const struct task *t) {
-  return t->threads > 1 ? t->L * 2L * LAYER : 0;
+static long room(const struct task *t) {
+  const long layers = KEPT_BYTES / (t->n * MP * 2 * (long)sizeof(REAL)) / 2 * 2;
+  return layers >= t->segment ? t->segment : layers < 2 ? 2 : layers;
 }
 
 static long private_size(const struct task *t) {
   const long kept = t->states ? 0 : (segments(t) + 2 * (t->segment + 1)) * t->n * QP;
-  return LAYER + (1 + ROWS) * MP + 2 * t->segment * t->n * MP + kept;
+  return LAYER + (1 + ROWS) * MP + 2 * room(t) * t->n * MP + kept;
 }
 
 /* Reals that `scratch` has to hold. */
-long scratch_size(const struct task *t) { return shared_pack(t) + t->threads * private_size(t); }
+long scratch_size(const struct task *t) { return t->threads * private_size(t); }
 
 static struct buffers private_buffers(const struct task *t, int thread) {
   struct buffers u;
-  u.pack = t->scratch + shared_pack(t) + thread * private_size(t);
+  u.pack = t->scratch + thread * private_size(t);
   u.start = u.pack + LAYER;
   u.back = u.start + MP;
   u.features = u.back + ROWS * MP;
-  u.slopes = u.features + t->segment * t->n * MP;
-  u.states = u.slopes + t->segment * t->n * MP;
+  u.slopes = u.features + room(t) * t->n * MP;
+  u.states = u.slopes + room(t) * t->n * MP;
   u.adjoints = u.states + (t->segment + 1) * t->n * QP;
   u.kept = u.adjoints + (t->segment + 1) * t->n * QP;
   return u;
 }
 
-/* c_q Wᵀ (Q × MP) and scale · Vᵀ (M × QP). */
-static void pack_forward(const struct task *t, long layer, REAL *restrict pack) {
-  const REAL *restrict V = t->V + layer * Q * M, *restrict W = t->W + layer * M * Q;
-  const REAL c_q = (REAL)t->c_q, scale = (REAL)t->scale;
-  if (QP > Q || MP > M) memset(pack, 0, sizeof(REAL) * LAYER);
-  for (int q = 0; q < Q; q++)
-    for (int m = 0; m < M; m++) pack[q * MP + m] = c_q * W[m * Q + q];
-  pack += Q * MP;
-  for (int m = 0; m < M; m++)
-    for (int q = 0; q < Q; q++) pack[m * QP + q] = scale * V[q * M + m];
-}
-
-/* V (Q × MP) and scale · c_q W (M × QP). */
-static void pack_backward(const struct task *t, long layer, REAL *restrict pack) {
-  const REAL *restrict V = t->V + layer * Q * M, *restrict W = t->W + layer * M * Q;
-  const REAL factor = (REAL)(t->scale * t->c_q);
-  if (QP > Q || MP > M) memset(pack, 0, sizeof(REAL) * LAYER);
-  for (int q = 0; q < Q; q++)
-    for (int m = 0; m < M; m++) pack[q * MP + m] = V[q * M + m];
-  pack += Q * MP;
-  for (int m = 0; m < M; m++)
-    for (int q = 0; q < Q; q++) pack[m * QP + q] = factor * W[m * Q + q];
-}
-
-/* Rows of a layer: the next state, and the layer's features and σ′. A row's start is in `start`:
- * what grows with the width is not on the stack, which may be small. */
-static void forward(long rows, const REAL *pack, const REAL *bias, const REAL *h, REAL *next,
-                    REAL *features, REAL *slopes, REAL *start) {
+/* Features and σ′ of rows of a layer, from its states and c_q Wᵀ. A row's start is in `start`: what
+ * grows with the width is not on the stack, which may be small. */
+static void activations(const struct task *t, long layer, long rows, const REAL *transposed,
+                        const REAL *h, REAL *features, REAL *slopes, REAL *start) {
   memset(start, 0, sizeof(REAL) * MP);
-  if (bias) memcpy(start, bias, sizeof(REAL) * M);
-  to_wide(rows, h, QP, pack, start, 0, slopes, MP);
+  if (t->b) memcpy(start, t->b + layer * M, sizeof(REAL) * M);
+  to_wide(rows, h, QP, transposed, start, 0, (REAL)t->c_q, slopes, MP);
   activate(rows * MP, slopes, features);
-  to_narrow(rows, features, MP, pack + Q * MP, h, QP, next, QP);
 }
 
-/* Rows of a layer: the adjoint before it; σ′ is overwritten by σ′ ⊙ Vᵀp. */
-static void backward(long rows, const REAL *pack, const REAL *after, REAL *before, REAL *slopes,
-                     REAL *zero, REAL *back) {
-  memset(zero, 0, sizeof(REAL) * MP);
-  for (long r = 0; r < rows; r += ROWS) {
-    const long some = rows - r < ROWS ? rows - r : ROWS;
-    REAL *slope = slopes + r * MP;
-    to_wide(some, after + r * QP, QP, pack, zero, 0, back, MP);
-    for (long i = 0; i < some * MP; i++) slope[i] *= back[i];
-    to_narrow(some, slope, MP, pack + Q * MP, after + r * QP, QP, before + r * QP, QP);
+/* Samples at a time: equal parts of the rows. */
+static long parts(long rows) { return (rows + ROWS - 1) / ROWS; }
+
+/* Asks for what the next layer needs: the processor foresees nothing beyond a page. */
+static inline void expect(const REAL *a, long count, const int write) {
+  for (long i = 0; i < count; i += LINE) __builtin_prefetch(a + i, write);
+}
+
+static inline void expect_weights(const struct task *t, long layer) {
+  expect(t->V + layer * Q * M, Q * M, 0);
+  expect(t->W + layer * M * Q, M * Q, 0);
+}
+
+/* Rows of a layer: the next state, and the layer's features and σ′, kept or overwritten. */
+static void forward(const struct task *t, long layer, long rows, const REAL *h, REAL *next, int keep,
+                    REAL *features, REAL *slopes, struct buffers u) {
+  REAL *wide = u.pack, *narrow = u.pack + Q * MP;
+  transpose(M, Q, t->W + layer * M * Q, wide, MP);
+  transpose(Q, M, t->V + layer * Q * M, narrow, QP);
+  for (long part = 0; part < parts(rows); part++) {
+    const long low = rows * part / parts(rows), some = rows * (part + 1) / parts(rows) - low;
+    REAL *feature = features + (keep ? low * MP : 0), *slope = slopes + (keep ? low * MP : 0);
+    activations(t, layer, some, wide, h + low * QP, feature, slope, u.start);
+    to_narrow(some, feature, MP, narrow, h + low * QP, QP, (REAL)t->scale, next + low * QP, QP);
+  }
+}
+
+/* Rows of a layer: the adjoint before it; σ′, made again where it was not kept, is overwritten by
+ * σ′ ⊙ Vᵀp. */
+static void backward(const struct task *t, long layer, long rows, const REAL *h, const REAL *after,
+                     REAL *before, int keep, REAL *features, REAL *slopes, struct buffers u) {
+  REAL *wide = u.pack, *narrow = u.pack + Q * MP;
+  const REAL *W = pad(M, Q, t->W + layer * M * Q, narrow, QP);
+  if (!keep) transpose(M, Q, t->W + layer * M * Q, wide, MP);
+  for (long part = 0; part < parts(rows) && !keep; part++) {
+    const long low = rows * part / parts(rows), some = rows * (part + 1) / parts(rows) - low;
+    activations(t, layer, some, wide, h + low * QP, features + low * MP, slopes + low * MP, u.start);
+  }
+  const REAL *V = pad(Q, M, t->V + layer * Q * M, wide, MP);
+  memset(u.start, 0, sizeof(REAL) * MP);
+  for (long part = 0; part < parts(rows); part++) {
+    const long low = rows * part / parts(rows), some = rows * (part + 1) / parts(rows) - low;
+    const REAL *p = after + low * QP;
+    REAL *slope = slopes + low * MP;
+    to_wide(some, p, QP, V, u.start, 0, 1, u.back, MP);
+    for (long i = 0; i < some * MP; i++) slope[i] *= u.back[i];
+    to_narrow(some, slope, MP, W, p, QP, (REAL)(t->scale * t->c_q), before + low * QP, QP);
   }
 }
 
@@ -263,23 +340,27 @@ static void turn(const struct task *t, long run, long low, long high, const REAL
   }
 }
 
+static inline void meet(int team) {
+  if (team == 1) return;
+#pragma omp barrier
+}
+
+/* Where the activations are of the layer that has so many above it; what one thread makes again is
+ * used at once. */
+static inline long slot(long above, long slots, int team) {
+  return above < slots ? above : team == 1 ? 0 : above % slots;
+}
+
 /* One run by one thread of a team: samples low..high−1, and the other threads the others. */
 static void one_run(const struct task *t, long run, struct buffers u, int member, int team) {
   const long L = t->L, n = t->n, c = t->segment, size = n * QP;
   const long low = n * member / team, high = n * (member + 1) / team;
   const long rows = high - low, bytes = sizeof(REAL) * rows * QP;
   const int whole = t->states != 0;
-  REAL *packs = t->scratch;
+  const long slots = room(t), together = team == 1 ? 1 : slots == c ? c : slots / 2;
   if (whole) {
     u.states = t->states + run * (L + 1) * size;
     u.adjoints = t->adjoints + run * (L + 1) * size;
-  }
-  if (team > 1) {
-    for (long k = member; k < L; k += team) {
-      pack_forward(t, run * L + k, packs + 2 * k * LAYER);
-      pack_backward(t, run * L + k, packs + (2 * k + 1) * LAYER);
-    }
-#pragma omp barrier
   }
   for (long s = low; s < high; s++) {
     memset(u.states + s * QP, 0, sizeof(REAL) * QP);
@@ -292,12 +373,15 @@ static void one_run(const struct task *t, long run, struct buffers u, int member
     if (pass > last) memcpy(u.states + low * QP, u.kept + segment * size + low * QP, bytes);
     else if (!whole) memcpy(u.kept + segment * size + low * QP, u.states + low * QP, bytes);
     for (long k = first; k < end; k++) {
-      const long at = k - first, layer = run * L + k;
-      const REAL *pack = team > 1 ? packs + 2 * k * LAYER : u.pack;
-      if (team == 1) pack_forward(t, layer, u.pack);
-      forward(rows, pack, t->b ? t->b + layer * M : 0, u.states + at * size + low * QP,
-              u.states + (at + 1) * size + low * QP, u.features + (at * n + low) * MP,
-              u.slopes + (at * n + low) * MP, u.start);
+      const long at = k - first, above = end - 1 - k;
+      const int keep = above < slots;
+      const long place = ((keep ? above * n : 0) + low) * MP;
+      if (k + 1 < end) {
+        expect_weights(t, run * L + k + 1);
+        expect(u.states + (at + 2) * size + low * QP, rows * QP, 1);
+      }
+      forward(t, run * L + k, rows, u.states + at * size + low * QP,
+              u.states + (at + 1) * size + low * QP, keep, u.features + place, u.slopes + place, u);
     }
     if (pass < last) {
       memcpy(u.states + low * QP, u.states + (end - first) * size + low * QP, bytes);
@@ -309,24 +393,31 @@ static void one_run(const struct task *t, long run, struct buffers u, int member
         memcpy(t->last_state + run * size + low * QP, u.states + (end - first) * size + low * QP, bytes);
     } else
       memcpy(u.adjoints + (end - first) * size + low * QP, u.adjoints + low * QP, bytes);
-    for (long k = end - 1; k >= first; k--) {
-      const long at = k - first, layer = run * L + k;
-      const REAL *pack = team > 1 ? packs + (2 * k + 1) * LAYER : u.pack;
-      if (team == 1) pack_backward(t, layer, u.pack);
-      backward(rows, pack, u.adjoints + (at + 1) * size + low * QP, u.adjoints + at * size + low * QP,
-               u.slopes + (at * n + low) * MP, u.start, u.back);
-      if (team == 1)
-        weight_gradients(t, layer, u.states + at * size, u.adjoints + (at + 1) * size,
-                         u.features + at * n * MP, u.slopes + at * n * MP);
+    /* From the last layer down, a team meets after so many: it takes the weight gradients of one
+     * half of the room while it fills the other. */
+    for (long top = end; top > first; top -= together) {
+      const long bottom = top - together > first ? top - together : first;
+      for (long k = top - 1; k >= bottom; k--) {
+        const long at = k - first, above = end - 1 - k;
+        const int keep = above < slots;
+        const long place = (slot(above, slots, team) * n + low) * MP;
+        if (k > first) {
+          expect_weights(t, run * L + k - 1);
+          expect(u.states + (at - 1) * size + low * QP, rows * QP, 0);
+          expect(u.adjoints + (at - 1) * size + low * QP, rows * QP, 1);
+        }
+        backward(t, run * L + k, rows, u.states + at * size + low * QP,
+                 u.adjoints + (at + 1) * size + low * QP, u.adjoints + at * size + low * QP, keep,
+                 u.features + place, u.slopes + place, u);
+      }
+      meet(team);
+      for (long k = bottom + member; k < top; k += team) {
+        const long at = k - first, place = slot(end - 1 - k, slots, team) * n * MP;
+        weight_gradients(t, run * L + k, u.states + at * size, u.adjoints + (at + 1) * size,
+                         u.features + place, u.slopes + place);
+      }
     }
-    if (team > 1) {
-#pragma omp barrier
-      for (long k = first + member; k < end; k += team)
-        weight_gradients(t, run * L + k, u.states + (k - first) * size,
-                         u.adjoints + (k - first + 1) * size, u.features + (k - first) * n * MP,
-                         u.slopes + (k - first) * n * MP);
-#pragma omp barrier
-    }
+    meet(team);
   }
   if (!whole) memcpy(t->first_adjoint + run * size + low * QP, u.adjoints + low * QP, bytes);
 }
@@ -337,6 +428,7 @@ static void take_part(const struct task *t, int thread, int team) {
     one_run(t, run, private_buffers(t, thread), 0, 1);
 #pragma omp barrier
   struct buffers shared = private_buffers(t, 0), own = private_buffers(t, thread);
+  shared.pack = own.pack;
   shared.start = own.start;
   shared.back = own.back;
   for (long run = alone; run < t->runs; run++) one_run(t, run, shared, thread, team);

@@ -26,6 +26,7 @@ from pathlib import Path
 from cotflow.network.disk import appearing
 
 SOURCE = Path(__file__).with_name("kernel.c")
+HEADER = SOURCE.with_name("elementary.h")
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math",
          "-ffp-contract=fast", "-shared", "-fPIC", "-std=gnu11")  # fmt: skip
 # Seconds that a compiler may take, many times what one needs.
@@ -82,8 +83,9 @@ def register_bytes() -> int:
 
 
 @functools.cache
-def loaded(element_size: int, *options: str) -> ctypes.CDLL:
-    """The kernel for reals of so many bytes, from the user's cache or from the compiler.
+def loaded(element_size: int, *options: str, source: Path = SOURCE) -> ctypes.CDLL:
+    """The kernel for reals of so many bytes, from the user's cache or from the compiler; or
+    another source with the same flags.
 
     Raises
     ------
@@ -91,25 +93,26 @@ def loaded(element_size: int, *options: str) -> ctypes.CDLL:
     """
     if not _failures:
         try:
-            lanes, sums = register_bytes() // element_size, 16 if register_bytes() == 64 else 8
-            return _loaded(*FLAGS, f"-DLANES={lanes}", f"-DACC={sums}", *options)
+            # Registers for sums: of 32, or of 16.
+            sums = 20 if register_bytes() == 64 or "__aarch64__" in target() else 10
+            lanes = register_bytes() // element_size
+            return _loaded(source, *FLAGS, f"-DLANES={lanes}", f"-DACC={sums}", *options)
         except (CompilerMissing, OSError) as error:
             _failures.append(str(error))
     raise CompilerMissing(_failures[0])
 
 
-def _loaded(*options: str) -> ctypes.CDLL:
+def _loaded(source: Path, *options: str) -> ctypes.CDLL:
+    texts = [path.read_text("utf-8") for path in (source, HEADER)]
     # Another processor must not load what -march=native built here.
-    parts = [*command(), "", target(), platform.node(), cpu(), *options, SOURCE.read_text("utf-8")]
+    parts = [*command(), "", target(), platform.node(), cpu(), *options, *texts]
     key = "\0".join(parts).encode(errors="surrogateescape")
     cache = _cache()
     path = cache / f"{hashlib.sha256(key).hexdigest()[:20]}.so"
     if not verified(path, key):
         cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _keep(_built(options), path, key)
-    library = ctypes.CDLL(str(path))
-    library.scratch_size.restype = ctypes.c_long
-    return library
+        _keep(_built(source, options), path, key)
+    return ctypes.CDLL(str(path))
 
 
 def verified(path: Path, key: bytes) -> bool:
@@ -141,14 +144,10 @@ def _cache() -> Path:
     )
 
 
-def _built(options: Sequence[str]) -> bytes:
+def _built(source: Path, options: Sequence[str]) -> bytes:
     with tempfile.TemporaryDirectory(prefix="cotflow-") as folder:
         output = Path(folder) / "kernel.so"
-        arguments = [*options, str(SOURCE), "-o", str(output), "-lm"]
-        try:
-            _compile(*arguments, "-DVECTOR_MATH", "-lmvec")
-        except _Refused:
-            _compile(*arguments)
+        _compile(*options, f"-I{HEADER.parent}", str(source), "-o", str(output))
         return output.read_bytes()
 
 

@@ -40,7 +40,9 @@ def surroundings() -> dict[str, str]:
 
     All of the library's sources count, since an observer may call any of them.
     """
-    sources = sorted(p for p in PACKAGE.rglob("*") if p.suffix in (".py", ".c", ".h") and p.is_file())
+    sources = sorted(
+        p for p in PACKAGE.rglob("*") if p.suffix in (".py", ".c", ".h") and p.is_file()
+    )
     return {
         "the sources of cotflow": _joined(
             *(part for path in sources for part in (path.name, path.read_bytes()))
