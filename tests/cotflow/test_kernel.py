@@ -1,7 +1,6 @@
 """The kernel itself: sizes at their borders, sanitised, under forks, threads and small stacks."""
 
 import os
-import re
 import shlex
 import subprocess
 import sys
@@ -9,10 +8,8 @@ import textwrap
 from pathlib import Path
 
 import pytest
-import torch
 
 from cotflow.adjoint import compiled, library
-from cotflow.network.activations import RELU
 from problems import with_compiler
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -130,96 +127,6 @@ def test_the_sanitizers_would_find_something(tmp_path):
     """
     with pytest.raises(AssertionError, match="AddressSanitizer: heap-buffer-overflow"):
         ends_well(script, XDG_CACHE_HOME=str(tmp_path), **sanitizer())
-
-
-BEYOND = r"""
-#include <stdio.h>
-#include <stdlib.h>
-#include <sys/mman.h>
-
-static void *room(long reals) {
-  void *found = mmap(0, sizeof(REAL) * reals, PROT_READ | PROT_WRITE,
-                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (found == MAP_FAILED) exit(77);
-  return found;
-}
-
-/* The last of n samples alone, as the last member of a team of 2n: memory that is not touched is
- * not there. */
-static void last_sample(long n, REAL *V, REAL *W, REAL *B) {
-  double squares[3];
-  struct task t = {.runs = 1, .L = 1, .n = n, .D = 1, .segment = 1, .V = V, .W = W, .B = B,
-                   .scale = 1, .c_q = 1, .pull = 2, .squares = squares, .threads = 2};
-  REAL *h0 = room(n * Q);
-  for (int q = 0; q < Q; q++) h0[(n - 1) * Q + q] = q + 1;
-  t.h0 = h0, t.y = room(n), t.error = room(n);
-  t.last_state = room(n * QP), t.first_adjoint = room(n * QP), t.scratch = room(scratch_size(&t));
-  pack_forward(&t, 0, t.scratch);
-  pack_backward(&t, 0, t.scratch + LAYER);
-  struct buffers u = private_buffers(&t, 1);
-  one_run(&t, 0, u, 2 * n - 1, 2 * n);
-  printf("%ld", scratch_size(&t));
-  for (int q = 0; q < Q; q++)
-    printf(" %a %a", t.last_state[(n - 1) * QP + q], t.first_adjoint[(n - 1) * QP + q]);
-  printf(" %a %a\n", u.features[n * MP - 1], u.slopes[n * MP - 1]);
-}
-
-int main(void) {
-  REAL *V = room(Q * M), *W = room(Q * M), *B = room(Q);
-  for (int i = 0; i < Q * M; i++) V[i] = W[i] = 0.001 * i;
-  for (int q = 0; q < Q; q++) B[q] = 1;
-  last_sample(1, V, W, B);
-  last_sample((1L << 31) / MP + 1, V, W, B);
-  return 0;
-}
-"""
-
-
-def beyond_an_int(folder, source, monkeypatch):
-    """(result, size of the scratch) for one sample, and for as many as an int cannot index."""
-    defined = []
-
-    def asked(size, *options):
-        defined.extend(options)
-        raise compiled.CompilerMissing("it is built here")
-
-    monkeypatch.setattr(compiled, "loaded", asked)
-    relu = compiled.COVERED.index(RELU)
-    with pytest.raises(compiled.CompilerMissing):
-        compiled._built.__wrapped__(3, 1024, relu, torch.float32)
-    program, text = folder / "beyond", folder / "beyond.c"
-    text.write_text(source + BEYOND)
-    flags = ["-DLANES=8", "-DACC=8", "-O1", "-std=gnu11", "-fopenmp", f"-I{library.SOURCE.parent}"]
-    flags += ["-fsanitize=signed-integer-overflow", "-fno-sanitize-recover=all"]
-    flags += ["-o", str(program), str(text), "-lm"]
-    made = subprocess.run(
-        [*library.command(), *defined, *flags], capture_output=True, text=True, errors="replace"
-    )
-    assert made.returncode == 0, made.stderr
-    done = subprocess.run([program], capture_output=True, text=True)
-    if done.returncode == 77:
-        pytest.skip("no address space of 40 GB here")
-    assert done.returncode == 0, done.stderr
-    lines = [line.split(" ", 1) for line in done.stdout.splitlines()]
-    return [(result, int(size)) for size, result in lines]
-
-
-@pytest.mark.slow
-@with_compiler
-def test_no_index_is_cut_off_at_two_to_the_thirty_one(tmp_path, monkeypatch):
-    sanitizer()
-    (one, _), (many, size) = beyond_an_int(tmp_path, library.SOURCE.read_text(), monkeypatch)
-    assert one == many
-    assert size > 2 * 2 * 2**31
-
-
-@pytest.mark.slow
-@with_compiler
-def test_an_index_that_is_cut_off_would_be_found(tmp_path, monkeypatch):
-    sanitizer()
-    short = re.sub(r"\blong\b", "int", library.SOURCE.read_text())
-    with pytest.raises(AssertionError, match="signed integer overflow"):
-        beyond_an_int(tmp_path, short, monkeypatch)
 
 
 FORKED = """
@@ -341,3 +248,41 @@ def test_the_stack_that_openmp_was_asked_for(monkeypatch, asked, enough):
         assert compiled.roomy() is enough
         monkeypatch.delenv(name)
     compiled.roomy.cache_clear()
+
+
+COUNTED = """
+from cotflow.adjoint import compiled
+
+class Counted(Exception):
+    pass
+
+def counted(size, like):
+    raise Counted(size)
+
+compiled.scratch = counted
+compiled.empty = lambda shape, like: like.new_empty(1).expand(shape)
+net = ResidualNet(ACTIVATIONS["relu"], trained=("V", "W"))
+for dtype in (torch.float32, torch.float64):
+    weights, _, _ = random_problem(depth=2, q=1, m=1024, d=1, dy=1, bias=False, dtype=dtype)
+    for segment in (None, 1):
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            sizes = []
+            for n in (many * ((1 << 31) // 1024 + 1) for many in (1, 2, 3)):
+                data = torch.zeros(2, n, 1, dtype=dtype)
+                try:
+                    compiled.sweep(net, weights, *data, {"V": 1.0}, segment=segment)
+                except Counted as found:
+                    sizes.append(found.args[0])
+            first, second, third = sizes
+            assert 0 < first <= second and third - second == second - first, sizes
+"""
+
+
+@pytest.mark.slow
+@with_compiler
+def test_room_for_more_features_than_an_int_can_count(tmp_path):
+    sanitizer()
+    flags = ["-fsanitize=signed-integer-overflow", "-fno-sanitize-recover=all"]
+    asked = {"CC": shlex.join([*library.command(), *flags]), "XDG_CACHE_HOME": str(tmp_path)}
+    ends_well(COUNTED, **asked)
