@@ -1,6 +1,7 @@
 """The kernel itself: sizes at their borders, sanitised, under forks, threads and small stacks."""
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -8,8 +9,10 @@ import textwrap
 from pathlib import Path
 
 import pytest
+import torch
 
 from cotflow.adjoint import compiled, library
+from cotflow.network.activations import RELU
 from problems import with_compiler
 
 TESTS = Path(__file__).resolve().parents[1]
