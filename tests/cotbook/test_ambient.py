@@ -231,11 +231,24 @@ def test_versions_are_known_of_a_library_that_only_lies_on_the_path(monkeypatch)
         return requires(name)
 
     monkeypatch.setattr(metadata, "requires", unknown)
-    provenance.versions.cache_clear()
+    provenance._versions.cache_clear()
     try:
         assert provenance.versions() == installed
     finally:
-        provenance.versions.cache_clear()
+        provenance._versions.cache_clear()
+
+
+def test_versions_are_read_again_when_something_was_installed(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    asked, version = [], metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: asked.append(name) or version(name))
+    provenance.versions()
+    once = len(asked)
+    provenance.versions()
+    assert len(asked) == once > 10
+    os.utime(tmp_path, ns=(1, 1))
+    provenance.versions()
+    assert len(asked) == 2 * once
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ threads, touch a CUDA device) it is of no use, and says why.
 from __future__ import annotations
 
 import ast
+import atexit
 import gc
 import importlib
 import json
@@ -20,6 +21,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -195,6 +197,8 @@ def hatch() -> list[Any]:
     before = list(warnings.filters)
     reason = _loaded(json.loads(sys.argv[2]))
     filters = [each for each in warnings.filters if each not in before]
+    if provenance := sys.modules.get("cotbook.provenance"):
+        provenance.versions()  # which it remembers
     gc.collect()
     gc.freeze()  # what is shared with the kernels is not touched by their collections
     with suppress(BrokenPipeError):
@@ -296,6 +300,18 @@ def come_first(filters: list[Any]) -> None:
     rest = [each for each in warnings.filters if each not in filters]
     warnings.resetwarnings()
     warnings.filters[:] = [*filters, *rest]  # type: ignore[index]
+
+
+def leave() -> None:
+    """End a kernel as Python does, but leave to the system what the imports brought."""
+    threading._shutdown()  # type: ignore[attr-defined]
+    with suppress(BaseException):
+        atexit._run_exitfuncs()
+    gc.collect()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(0)
 
 
 def _loaded(imports: Iterable[Import]) -> str:
