@@ -40,7 +40,7 @@ LAUNCH = PREPARE + "IPKernelApp.launch_instance()\n"
 HATCH = (
     PREPARE
     + """\
-from cotbook.run.nursery import come_first, hatch, leave
+from cotbook.run.hatch import come_first, hatch, leave
 filters = hatch()
 class IPKernelApp(IPKernelApp):
     def initialize(self, argv=None):
