@@ -306,9 +306,9 @@ def coarse(weights: Weights, length: int) -> Weights:
         parts: Tensor = value.unflatten(-axes, (chunks, length))
         return parts.sum(-axes)
 
-    count = torch.full((chunks, 1, 1), float(length), dtype=torch.float64)
+    V = weights.V
+    count = torch.full((chunks, 1, 1), float(length), dtype=V.dtype, device=V.device)
     count[-1] = L - (chunks - 1) * length
-    count = count.to(weights.V)
     return replace(
         weights,
         V=summed(weights.V, 3),
@@ -395,7 +395,7 @@ class Norms:
         h, p, off, unsure = (value.unsqueeze(1) for value in (h, p, off, unsure))
         K = sigma.lipschitz
         feature = K * c_q * W * h
-        at_zero = float(sigma(torch.zeros(1, dtype=torch.float64)))
+        at_zero = float(sigma(torch.zeros(1, dtype=torch.float64, device="cpu")))
         feature = feature + abs(at_zero) * math.sqrt(weights.width)
         if weights.b is not None:
             b = weights.b.reshape(-1, *weights.b.shape[-2:])
