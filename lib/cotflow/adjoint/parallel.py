@@ -361,8 +361,9 @@ class Norms:
         middle, half = (sigma.lipschitz + sigma.lowest) / 2, (sigma.lipschitz - sigma.lowest) / 2
         first = middle * schatten(0.5 * (both + both.mT)) + half * v * w
         growth = torch.log1p(unit * first + 0.5 * (unit * sigma.lipschitz * v * w).square())
-        last = torch.arange(length, layers.depth + length, length).clamp_max(layers.depth) - 1
-        before = torch.nn.functional.pad(growth.cumsum(-1)[:, last.to(V.device)], (1, 0))
+        last = torch.arange(length, layers.depth + length, length, device=V.device)
+        last = last.clamp_max(layers.depth) - 1
+        before = torch.nn.functional.pad(growth.cumsum(-1)[:, last], (1, 0))
         bend = unit * c_q * sigma.curvature * (v * w * row).sum(-1)
         return cls(before, v, w, row, bend, layers.scale, c_q)
 
