@@ -14,10 +14,11 @@ from cotflow.bounds.local_pl import require_start
 from cotflow.certificates.certificate import Certificate, descent_budget, last_positive
 from cotflow.certificates.eigenvalues import least_singular_value, operator_norm
 from cotflow.certificates.features import Forward, exact, length
-from cotflow.certificates.hypotheses import coincident, require_data, require_one_run
+from cotflow.certificates.hypotheses import coincident, require_data
 from cotflow.certificates.norms import risk_bound
 from cotflow.certificates.rounding import BEYOND, LEAST, UNIT, Reals, down, gamma, radii, up
 from cotflow.certificates.slope import output_constant
+from cotflow.network.checks import require_kind, require_values
 from cotflow.network.residual import ResidualNet
 from cotflow.network.weights import Weights
 
@@ -127,9 +128,7 @@ def block_ball(
     net: ResidualNet, weights: Weights, x: Float[Tensor, "n d"], passed: Forward | None = None
 ) -> BlockBall:
     """The constants of [M]'s balls around V = 0, computed from the weights at hand."""
-    require_start(net, weights, x)
-    require_one_run(weights)
-    require_data(weights, x, runs=False)
+    _require(net, weights, x)
     passed = passed or _start(net, weights, x)
     moving = "A" in net.trained, "B" in net.trained
     c_m, c_q = net.residual_scale(1, weights.width), net.input_scale(weights.state)
@@ -158,6 +157,12 @@ def block_ball(
         features=up(operator_norm(layers) + errors).numpy(),
         moving=moving,
     )
+
+
+def _require(net: ResidualNet, weights: Weights, x: Tensor, y: Tensor | None = None) -> None:
+    require_kind(net, ResidualNet, "certificate: expected a network such as marion_net(TANH)")
+    require_data(weights, x, y, runs=False)
+    require_start(net, weights, x)
 
 
 def _start(net: ResidualNet, weights: Weights, x: Tensor) -> Forward:
@@ -209,9 +214,8 @@ def block_certificate(
     >>> [block_certificate(marion_net(TANH), start, x, size * y).holds for size in (1e-3, 1.0)]
     [True, False]
     """
-    require_start(net, weights, x)
-    require_one_run(weights)
-    require_data(weights, x, y, runs=False)
+    require_values(y, "certificate: expected a torch tensor for y")
+    _require(net, weights, x, y)
     passed = _start(net, weights, x)
     ball = block_ball(net, weights, x, passed)
     risk = up(2.0 * net.loss_factor * risk_bound(weights, passed, y))

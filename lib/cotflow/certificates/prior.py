@@ -12,9 +12,9 @@ from torch import Tensor
 from cotflow.certificates.chernoff import features_needed
 from cotflow.certificates.eigenvalues import eigenvalue_bounds, operator_norm
 from cotflow.certificates.features import ideal_kernel
-from cotflow.certificates.hypotheses import coincident
+from cotflow.certificates.hypotheses import LARGEST, coincident, require_numbers
 from cotflow.certificates.rounding import down, up
-from cotflow.network.numbers import positive, real, whole
+from cotflow.network.numbers import real, whole
 
 
 @dataclass(frozen=True)
@@ -97,11 +97,12 @@ def prior_certificate(
     (306, 0.409)
     """
     kernel, wrong = ideal_kernel(x, tau)
+    require_numbers("x", x)
     tau, points, d = float(tau), x.shape[-2], x.shape[-1]
     wanted = "prior certificate: expected"
     failure = real(failure, f"{wanted} 0 < failure < 1", lambda value: 0.0 < value < 1.0)
     q = d if state is None else whole(state, f"{wanted} a state of at least {d}, that of x", d)
-    output = real(output, f"{wanted} a finite output > 0", positive)
+    output = real(output, f"{wanted} 0 < output ≤ {LARGEST:.0e}", lambda c: 0.0 < c <= LARGEST)
     found = max(float(eigenvalue_bounds(kernel)[0]) - wrong, 0.0)
     reason = ""
     twins = coincident(x)
