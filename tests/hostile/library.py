@@ -379,14 +379,8 @@ def prior(d: Draws) -> Call:
 
     def call():
         found = certificates.prior_certificate(**given)
-        gain = found.gain(risk)
-        return (
-            found,
-            found.radius,
-            found.rate,
-            found.largest_risk,
-            0.0 if gain == math.inf else gain,
-        )
+        gain = found.gain(risk) if found.largest_risk else 1.0
+        return found, found.radius, found.rate, found.largest_risk, gain
 
     return call
 
