@@ -1072,9 +1072,10 @@ def test_features_of_the_promised_number_keep_it_as_often_as_promised():
         kept += initial_certificate(net, weights, x, y).largest_risk >= found.largest_risk
     assert kept >= 0.9 * draws
     # The two events, in law: teeth for the constants, since the draws above meet them with ease.
-    size = found.features * 3
-    tail = float(chi2.sf(found.features * (found.feature_norm / 1.5) ** 2, size))
-    assert 0.002 < tail <= 0.05
+    for failure, part in ((0.1, 0.05), (1e-6, 1e-3)):
+        rare = prior_certificate(x, tau=1.5, failure=failure, state=3)
+        size = rare.features * (rare.feature_norm / 1.5) ** 2
+        assert part * failure / 2 < float(chi2.sf(size, 3 * rare.features)) <= failure / 2
     assert chernoff_probability(found.features, found.eigenvalue, 4) >= 0.95
     assert chernoff_probability(found.features - 2, found.eigenvalue, 4) < 0.95
 
