@@ -12,17 +12,21 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate
+from scipy.stats import binom, chi2
 
 from adversary import least_ratio, worst_in_ball
 from cotflow import certificates
 from cotflow.adjoint import compiled
 from cotflow.adjoint.gradient import gradient
 from cotflow.certificates import (
+    IndependentBall,
     InitialBall,
     chernoff_probability,
     descent_budget,
     features_needed,
     gaussian_cos,
+    independent_ball,
+    independent_certificate,
     initial_ball,
     initial_certificate,
     kernel_gaussian_cos,
@@ -32,6 +36,7 @@ from cotflow.certificates import (
     least_feature_eigenvalue,
     pl_bound,
     pl_bound_independent,
+    prior_certificate,
     running_ball,
     running_certificate,
 )
@@ -435,6 +440,79 @@ def test_no_measure_in_the_ball_around_a_net_beats_the_bound(case, size):
     assert searched or size == 0.3
 
 
+def thin(case, seed):
+    """V = 0 and one feature a layer, drawn anew for each of eight."""
+    sigma, _, n, q, _, tau = case
+    g = generator(seed)
+    weights = gaussian_cos(tied(Sizes(8, 1, q, q, q), g), g, tau=tau, layers="independent")
+    x = normal(g, n, q)
+    if sigma is HARD_TANH:
+        weights, x = replace(weights, b=weights.b / 9.0), 0.3 * x
+    return weights, x
+
+
+@pytest.mark.parametrize("case", CASES[:7], ids=lambda c: f"{c[0].name}-N{c[2]}-q{c[3]}")
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.7])
+def test_no_measure_around_layers_of_one_feature_beats_the_bound(case, share):
+    sigma, net = case[0], mean_field_net(case[0])
+    for seed in range(2):
+        weights, x = thin(case, seed)
+        ball = independent_ball(net, weights, x)
+        radius = share * last_positive(ball.root)
+        assert radius > 0.0
+        best, _ = worst_in_ball(
+            sigma.value, sigma.derivative, x, weights.B, weights, radius, seed=seed, steps=25
+        )
+        assert best >= float(ball.root(radius)) ** 2
+
+
+def one_line(w, b, point, depth=8):
+    """Points of the line, one feature σ(wx + b) a layer."""
+    one = torch.ones(1, 1, dtype=DOUBLE)
+    return Weights(
+        A=one,
+        V=torch.zeros(depth, 1, 1, dtype=DOUBLE),
+        W=torch.full((depth, 1, 1), w, dtype=DOUBLE),
+        B=one,
+        b=torch.full((depth, 1), b, dtype=DOUBLE),
+    ), point * one
+
+
+class WithoutAdjoints(IndependentBall):
+    def growth(self, radius):
+        return 0.0 * np.asarray(radius)
+
+
+@pytest.mark.parametrize(
+    ("start", "worse"),
+    [
+        ((20.0, 0.0, 0.05), lambda ball: replace(ball, late_norm=0.0)),
+        ((20.0, 0.0, 0.05), lambda ball: replace(ball, late_norm=0.6 * ball.late_norm)),
+        ((20.0, 0.0, 0.05), lambda ball: WithoutAdjoints(**vars(ball))),
+        ((0.1, 0.5, 0.3), lambda ball: replace(ball, data_norm=0.9 * ball.data_norm)),
+    ],
+    ids=["no states", "smaller states", "no adjoints", "smaller data"],
+)
+def test_each_term_of_the_bound_around_independent_layers_is_needed(start, worse):
+    """Teeth: without one of its terms a network of the ball would be below the bound."""
+    net = mean_field_net(HARD_TANH)
+    weights, x = one_line(*start)
+    ball = independent_ball(net, weights, x)
+    radius = 0.05 * last_positive(ball.root)
+    best, _ = worst_in_ball(
+        HARD_TANH.value, HARD_TANH.derivative, x, weights.B, weights, radius, copies=1, count=12
+    )
+    assert float(ball.root(radius)) ** 2 <= best < float(worse(ball).root(radius)) ** 2
+
+
+def test_late_layers_weigh_more_since_both_states_and_adjoints_pass_them():
+    weights, x = one_line(1.0, 0.0, 0.5, depth=4)
+    W = torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=DOUBLE).reshape(4, 1, 1)
+    ball = independent_ball(mean_field_net(COS), replace(weights, W=W), x)
+    assert ball.feature_norm == pytest.approx(math.sqrt((1 + 4 + 9 + 16) / 4))
+    assert ball.late_norm == pytest.approx(math.sqrt((4 * 1 + 9 * 2 + 16 * 3) / 16))
+
+
 @settings(max_examples=200)
 @given(
     n=st.integers(1, 8),
@@ -470,7 +548,12 @@ def test_bounds_on_balls_do_not_increase_with_the_radius():
     weights, x = spread(3, 2, 50)
     net = mean_field_net(COS)
     moved = replace(weights, V=0.2 * normal(generator(), *weights.V.shape))
-    for ball in (initial_ball(net, weights, x), running_ball(net, moved, x)):
+    balls = (
+        initial_ball(net, weights, x),
+        independent_ball(net, weights, x),
+        running_ball(net, moved, x),
+    )
+    for ball in balls:
         end = last_positive(ball.root)
         values = ball.root(np.linspace(0.0, 1.5 * end, 2000))
         assert end > 0 and values[0] > 0 and values[-1] == 0
@@ -483,6 +566,9 @@ def test_at_radius_zero_the_balls_give_the_bound_at_their_centre():
     c = float(pl_bound(net, weights, x))
     for ball in (initial_ball(net, weights, x), running_ball(net, weights, x)):
         assert float(ball.root(0.0)) ** 2 == pytest.approx(c, rel=1e-10)
+    drawn_anew = gaussian_cos(weights, generator(7), layers="independent")
+    c = float(pl_bound_independent(net, drawn_anew, x))
+    assert float(independent_ball(net, drawn_anew, x).root(0.0)) ** 2 == pytest.approx(c, rel=1e-10)
 
 
 def test_frozen_coordinates_leave_their_columns_out():
@@ -550,6 +636,33 @@ def test_a_certified_flow_stays_in_its_ball_and_decays_at_the_rate(constants, de
     assert ends[-1][1] < 0.02 * ends[0][1] and ends[-1][0] > 0.2 * certificate.radius
 
 
+def thin_problem(depth=300, seed=0, gain=60.0):
+    """The same with one feature a layer."""
+    net, _, x, y = certified_problem()
+    g = generator(seed)
+    weights = gaussian_cos(
+        tied(Sizes(depth, 1, 2, 1, 1), g), g, tau=1.2, output_gain=gain, layers="independent"
+    )
+    return net, weights, x, y
+
+
+@pytest.mark.slow
+def test_a_certified_flow_of_layers_with_one_feature_stays_in_its_ball_and_decays():
+    net, weights, x, y = thin_problem()
+    found = independent_certificate(net, weights, x, y)
+    assert found.holds and found.theorem == "independent" and found.reason == ""
+    start, rate = particles(weights), found.rate
+    for at in flow(net, weights, x, y, horizon=4 / rate, step=0.1 / rate, method=RK4, every=4):
+        distance = float(labelled_distance(start, particles(at.weights)))
+        assert distance <= found.radius
+        assert float(at.loss) <= math.exp(-rate * at.time) * found.risk * (1 + 1e-6)
+    assert distance > 0.2 * found.radius and float(at.loss) < 0.02 * found.risk
+    # No other certificate speaks of layers that are narrower than the data.
+    assert running_certificate(net, weights, x, y).reason.startswith("a layer's 1 features")
+    few = independent_certificate(net, thin_problem(depth=2)[1], x, y)
+    assert few.reason.startswith("all layers' 2 features are fewer than the 3 data points")
+
+
 def test_a_running_certificate_holds_along_a_run_and_then_for_its_rest():
     net, weights, x, y = certified_problem()
     y = 8.0 * y
@@ -577,6 +690,8 @@ def test_the_threshold_is_where_the_certificate_stops():
         lambda *a: initial_certificate(*a, constants="explicit"),
         lambda *a: initial_certificate(*a, 0.003),
         lambda *a: initial_certificate(*a, 0.001, constants="explicit"),
+        independent_certificate,
+        lambda *a: independent_certificate(*a, 0.003),
     ):
         at = certify(net, weights, x, y)
         # At V = 0 and BA = 0 the risk is that of y alone.
@@ -707,7 +822,7 @@ def test_reasons_are_sentences_for_people():
 )
 def test_networks_outside_the_theorem_are_refused(change, sentence):
     net, weights, x, y = certified_problem()
-    for certify in (initial_certificate, running_certificate):
+    for certify in (initial_certificate, independent_certificate, running_certificate):
         with pytest.raises(ValueError, match=sentence):
             certify(replace(net, **change), weights, x, y)
     if change.get("activation") is GELU:
@@ -727,6 +842,8 @@ def test_states_and_shapes_outside_the_theorem_are_refused(monkeypatch):
     moved = replace(weights, V=weights.V + 1e-3)
     with pytest.raises(ValueError, match="running_certificate takes any weights"):
         initial_certificate(net, moved, x, y)
+    with pytest.raises(ValueError, match="running_certificate takes any weights"):
+        independent_certificate(net, moved, x, y)
     untied = gaussian_cos(weights, generator(), layers="independent")
     with pytest.raises(ValueError, match="the same W and b in every layer"):
         initial_certificate(net, untied, x, y)
@@ -767,6 +884,7 @@ def test_extreme_numbers_give_a_certificate_without_nan(exponents, n, depth, rad
         )
         for constants in ("sharp", "explicit"):
             no_nan(initial_certificate(net, start, x * data, y, radius, constants=constants))
+        no_nan(independent_certificate(net, start, x * data, y, radius))
         for bound in (pl_bound, pl_bound_independent):
             value = float(bound(net, weights, x * data))
             assert math.isfinite(value) and value >= 0
@@ -789,6 +907,7 @@ def test_single_precision_weights_are_taken_as_the_numbers_they_are():
 
 CERTIFY = [
     initial_certificate,
+    independent_certificate,
     running_certificate,
     lambda *a: initial_certificate(*a, constants="explicit"),
 ]
@@ -898,6 +1017,118 @@ def test_random_features_keep_half_of_the_eigenvalue_as_often_as_promised(layers
     frequency = float(kept.to(DOUBLE).mean())
     assert frequency + 4 * math.sqrt(0.25 / draws) >= promised
     assert (promised > 0.5) == (layers == "independent")
+
+
+@pytest.mark.parametrize("expected", [10.0, 40.0])
+def test_the_exponent_of_chernoff_is_that_of_rare_features(expected):
+    """One point that a feature sees with probability λ: λ_min(K_M) is a binomial mean. Teeth: a
+    larger exponent is refuted."""
+    eigenvalue = 0.01
+    M = round(expected / eigenvalue)
+    missed = float(binom.cdf(math.floor(M * eigenvalue / 2), M, eigenvalue))
+    bound = 1.0 - chernoff_probability(M, eigenvalue, 1)
+    assert missed <= bound
+    assert missed > bound**2
+
+
+# ------------------------------------------------------------- before the features are drawn
+
+
+def square():
+    return 1.5 * torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]], dtype=DOUBLE)
+
+
+@pytest.mark.parametrize("n", [1, 2, 4])
+@pytest.mark.parametrize("tau", [0.1, 1.5])
+def test_the_promise_before_the_draw_is_kept_by_the_worst_draw_that_it_allows(n, tau):
+    """λ₀ = λ/2 and β₀ = β at once, in the same ball."""
+    x = square()[:n] / tau
+    found = prior_certificate(x, tau=tau, failure=0.1, state=3)
+    ball = InitialBall(
+        points=n,
+        feature_eigenvalue=found.eigenvalue / 2,
+        data_norm=float(torch.linalg.matrix_norm(torch.cat([x, torch.ones(n, 1)], 1), ord=2)),
+        feature_norm=found.feature_norm,
+        feature_moment=found.feature_norm,
+        data_radius=0.0,
+        output=1.0,
+    )
+    _, budget = descent_budget(ball.root, found.radius)
+    # Teeth: neither promise could be half as large again.
+    assert 0.5 * budget[-1] ** 2 < found.largest_risk <= budget[-1] ** 2
+    assert 0.5 * float(ball.root(found.radius)) ** 2 < found.rate <= ball.root(found.radius) ** 2
+    assert found.largest_risk <= ball.closed_form()
+
+
+@pytest.mark.slow
+def test_features_of_the_promised_number_keep_it_as_often_as_promised():
+    x, g, draws = square(), generator(5), 100
+    found = prior_certificate(x, tau=1.5, failure=0.1, state=3)
+    net, y = mean_field_net(COS), torch.zeros(4, 1, dtype=DOUBLE)
+    kept = 0
+    for _ in range(draws):
+        like = tied(Sizes(1, found.features, 3, 2, 1), g)
+        weights = gaussian_cos(like, g, tau=1.5)
+        kept += initial_certificate(net, weights, x, y).largest_risk >= found.largest_risk
+    assert kept >= 0.9 * draws
+    # The two events, in law: teeth for the constants, since the draws above meet them with ease.
+    for failure, part in ((0.1, 0.05), (1e-6, 1e-3)):
+        rare = prior_certificate(x, tau=1.5, failure=failure, state=3)
+        size = rare.features * (rare.feature_norm / 1.5) ** 2
+        assert part * failure / 2 < float(chi2.sf(size, 3 * rare.features)) <= failure / 2
+    assert chernoff_probability(found.features, found.eigenvalue, 4) >= 0.95
+    assert chernoff_probability(found.features - 2, found.eigenvalue, 4) < 0.95
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("risk", [0.3, 1.0])
+def test_a_flow_within_the_promise_before_the_draw_keeps_it(risk):
+    x = square()
+    found = prior_certificate(x, tau=1.5, failure=0.1, state=3)
+    y = torch.tensor([[1.0], [-1.0], [-1.0], [1.0]], dtype=DOUBLE)
+    gain = found.gain(0.5 / risk)
+    promise = prior_certificate(x, tau=1.5, failure=0.1, state=3, output=gain)
+    assert promise.largest_risk == pytest.approx(0.5 / risk) and promise.radius == found.radius
+    for width in (found.features, 2 * found.features):
+        g = generator(width)
+        weights = tied(Sizes(3, width, 3, 2, 1), g)
+        weights = gaussian_cos(weights, g, tau=1.5, output_gain=gain)
+        start, rate = particles(weights), promise.rate
+        states = flow(
+            mean_field_net(COS), weights, x, y * math.sqrt(1 / risk), horizon=2 / rate,
+            step=0.02 / rate, method=RK4, every=20,
+        )  # fmt: skip
+        for at in states:
+            distance = float(labelled_distance(start, particles(at.weights)))
+            assert distance <= promise.radius
+            assert float(at.loss) <= math.exp(-rate * at.time) * 0.5 / risk * (1 + 1e-6)
+        assert distance > 0.2 * promise.radius
+
+
+def test_the_ideal_kernel_is_bounded_from_below():
+    with mpmath.workdps(50):
+        for scale in (1e-4, 0.3, 3.0):
+            x = scale * normal(generator(1), 4, 2)
+            K = mpmath.matrix(4, 4)
+            for i in range(4):
+                for j in range(4):
+                    gap = sum((mpmath.mpf(a) - mpmath.mpf(b)) ** 2 for a, b in
+                              zip(x[i].tolist(), x[j].tolist(), strict=True))  # fmt: skip
+                    K[i, j] = mpmath.exp(-gap / 2) / 2
+            exact = eigenvalues(K)[0]
+            found = prior_certificate(x, tau=1.0).eigenvalue
+            assert exact - 1e-12 <= found <= exact
+
+
+def test_the_promise_before_the_draw_in_sentences():
+    x = square()
+    assert prior_certificate(x[[0, 1, 1]]).reason == "two data points coincide (rows 1 and 2)"
+    near = prior_certificate(1e-9 * x)
+    assert near.reason == "the least eigenvalue of the ideal kernel is 0 to rounding"
+    assert near.largest_risk == near.rate == near.radius == 0.0 and near.gain(1.0) == math.inf
+    for bad in ({"failure": 0.0}, {"failure": 1.0}, {"state": 1}, {"output": 0.0}, {"tau": -1.0}):
+        with pytest.raises(ValueError, match="expected"):
+            prior_certificate(x, **bad)
 
 
 def test_every_public_name_is_there():

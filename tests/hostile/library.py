@@ -316,7 +316,11 @@ def certified(d: Draws) -> dict:
 
 def certificate(d: Draws) -> Call:
     given = d.mutated(certified(d), 0.5)
-    kind = d.one(certificates.initial_certificate, certificates.running_certificate)
+    kind = d.one(
+        certificates.initial_certificate,
+        certificates.independent_certificate,
+        certificates.running_certificate,
+    )
     options = {"radius": d.one(None, None, 0.1)}
     if kind is certificates.initial_certificate:
         options["constants"] = d.one("sharp", "explicit")
@@ -335,6 +339,7 @@ def balls(d: Draws) -> Call:
     radius = d.mutated({"radius": d.one(0.0, 0.1, 10.0) * d.scale()}, 0.3)["radius"]
     parts = {
         certificates.initial_ball: ("root", "stretch", "kernel_loss", "explicit", "obstacle"),
+        certificates.independent_ball: ("root", "stretch", "growth", "kernel_loss", "obstacle"),
         certificates.running_ball: ("root", "stretch", "steepest", "obstacle"),
     }
     kind = d.one(*parts)
@@ -344,6 +349,38 @@ def balls(d: Draws) -> Call:
         w, x, _ = taken(given)
         ball = kind(made, w, x)
         return ball if asked is None else finite_or_beyond(getattr(ball, asked)(radius))
+
+    return call
+
+
+def blocks(d: Draws) -> Call:
+    made = cotflow.tied(cotflow.Sizes(d.whole(1, 3), d.one(4, 32), 3, 2, 1), d.generator())
+    given = made.tensors() | {"x": d.scale() * d.tensor(d.whole(1, 3), 2), "y": d.tensor(3, 1)}
+    given["y"] = d.scale() * given["y"][: len(given["x"])]
+    given = d.mutated(given, 0.5)
+    kind = d.one(cotflow.marion_net(cotflow.TANH), net(d))
+    radius = d.mutated({"radius": d.one(0.0, 0.1, 10.0) * d.scale()}, 0.3)["radius"]
+    asked = d.one(None, None, "root", "constant", "speed", "loss", "drift")
+
+    def call():
+        w, x, y = taken(given)
+        if asked is None:
+            return certificates.block_certificate(kind, w, x, y)
+        return finite_or_beyond(getattr(certificates.block_ball(kind, w, x), asked)(radius))
+
+    return call
+
+
+def prior(d: Draws) -> Call:
+    given = {"x": d.scale() * d.tensor(d.whole(1, 4), 2), "tau": d.scale(), "failure": 0.1}
+    given |= {"state": d.one(None, 3), "output": d.scale()}
+    given = d.mutated(given)
+    risk = d.mutated({"risk": 1.0}, 0.3)["risk"]
+
+    def call():
+        found = certificates.prior_certificate(**given)
+        gain = found.gain(risk) if found.largest_risk else 1.0
+        return found, found.radius, found.rate, found.largest_risk, gain
 
     return call
 
@@ -441,6 +478,8 @@ CASES: dict[Callable[[Draws], Call], int] = {
     slope: 4,
     certificate: 6,
     balls: 4,
+    blocks: 2,
+    prior: 1,
     constants: 4,
     eigenvalues: 4,
     features: 4,

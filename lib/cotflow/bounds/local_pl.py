@@ -322,7 +322,7 @@ def least_feature_singular_values(
     net: ResidualNet, weights: Weights, x: Float[Tensor, "*data n d"]
 ) -> Float[Tensor, "*runs L"]:
     """s_min(Σ_k) of every layer at V = 0, where every state is Ax_i; 0 if m < n."""
-    _require(net, weights, x)
+    require_start(net, weights, x)
     features = _features(net, weights, x)
     if features.shape[-1] < features.shape[-2]:
         return features.new_zeros(features.shape[:-2])
@@ -339,7 +339,7 @@ def start_constant(
 
     Source: [C], proof in the chapter on long training times.
     """
-    _require(net, weights, x)
+    require_start(net, weights, x)
     features = _features(net, weights, x)
     kernel = torch.matmul(features, features.mT).mean(-3)
     kernel = kernel * net.residual_scale(1, weights.width) ** 2
@@ -354,7 +354,8 @@ def _features(net: ResidualNet, weights: Weights, x: Tensor) -> Float[Tensor, "*
     return net.activation(torch.matmul(h, weights.W.mT) * net.input_scale(weights.state))
 
 
-def _require(net: ResidualNet, weights: Weights, x: Tensor) -> None:
+def require_start(net: ResidualNet, weights: Weights, x: Tensor) -> None:
+    """V = 0, no bias, σ(0) = 0, V trained, the layer metric at depth exponent 1."""
     require_finite("local PL", weights, x)
     zero = float(net.activation(torch.zeros((), dtype=weights.V.dtype, device="cpu")))
     if (

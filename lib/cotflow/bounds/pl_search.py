@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, replace
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from cotflow.adjoint.gradient import evaluated
@@ -55,14 +56,15 @@ def smallest_pl(
     net: ResidualNet,
     weights: Weights,
     x: Tensor,
-    y: Tensor,
+    y: Tensor | None,
     radius: float,
     generator: torch.Generator,
     *,
     draws: int = 64,
     rounds: int = 40,
 ) -> SmallestFound:
-    """The smallest |∂ℓ|²/ℓ met in the ball of [M] Definition 1, at fixed targets.
+    """The smallest |∂ℓ|²/ℓ met in the ball of [M] Definition 1, at fixed targets or, without any,
+    at the worst ones of every network (:func:`worst_targets`).
 
     ``draws`` random points on the border of the ball, then ``rounds`` projected steps down the
     logarithm of the ratio (by automatic differentiation) from the smallest, each as long as a
@@ -75,7 +77,11 @@ def smallest_pl(
     radius = real(radius, "search: expected a finite radius > 0", positive)
     draws = whole(draws, "search: expected draws ≥ 0", 0)
     rounds = whole(rounds, "search: expected rounds ≥ 0", 0)
-    at = evaluated(net, weights, x, y)
+
+    def targets(point: Weights) -> Tensor:
+        return worst_targets(net, point, x) if y is None else y
+
+    at = evaluated(net, weights, x, targets(weights))
     if at.loss.ndim or not 0.0 < float(at.loss) < math.inf:
         raise ValueError(f"search: expected one run of finite loss > 0, received {at.loss}")
     centre = float(at.slope_squared / at.loss)
@@ -83,12 +89,12 @@ def smallest_pl(
     for _ in range(draws):
         noise = {name: _noise(getattr(weights, name), generator) for name in net.trained}
         point = into_ball(weights.plus(noise, 1.0), weights, radius, onto=True)
-        at = evaluated(net, point, x, y)
+        at = evaluated(net, point, x, targets(point))
         if float(at.slope_squared / at.loss) < ratio:
             best, ratio = point, float(at.slope_squared / at.loss)
     drawn, point = ratio, best
     for k in range(rounds):
-        value, slope = _log_ratio(net, point, x, y)
+        value, slope = _log_ratio(net, point, x, targets(point))
         if value < math.log(ratio):
             best, ratio = point, math.exp(value)
         length = radius * 0.3 * 0.02 ** (k / max(rounds - 1, 1))
@@ -97,10 +103,26 @@ def smallest_pl(
             for name, v in slope.items()
         }
         point = into_ball(point.plus(step, -length), weights, radius)
-    value, _ = _log_ratio(net, point, x, y)
+    value, _ = _log_ratio(net, point, x, targets(point))
     if value < math.log(ratio):
         best, ratio = point, math.exp(value)
     return SmallestFound(ratio=ratio, weights=best, centre=centre, drawn=drawn)
+
+
+def worst_targets(net: ResidualNet, weights: Weights, x: Float[Tensor, "n d"]) -> Tensor:
+    """The y with F(x) − y of length 1 and the least |∂ℓ|²/ℓ of all: with e_j the unit residuals,
+    G_ij = Σ_θ r⟨∂_θℓ(e_i), ∂_θℓ(e_j)⟩, and y from the lowest eigenvector of G."""
+    outputs = net(weights, x)
+    count, shape = outputs.numel(), outputs.shape
+    units = torch.eye(count, dtype=outputs.dtype, device=outputs.device).reshape(count, *shape)
+    many = weights.map(lambda v: v.expand(count, *v.shape).contiguous())
+    at = evaluated(net, many, x.expand(count, *x.shape).contiguous(), outputs - units)
+    rates = net.rates(weights)
+    rows = [at.velocity[name].flatten(1) / math.sqrt(rate) for name, rate in rates.items()]
+    slopes = torch.cat(rows, -1)
+    lowest = torch.linalg.eigh(slopes @ slopes.mT).eigenvectors[:, 0]
+    worst: Tensor = outputs - lowest.reshape(shape)
+    return worst
 
 
 def _noise(like: Tensor, generator: torch.Generator) -> Tensor:

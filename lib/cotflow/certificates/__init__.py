@@ -15,9 +15,11 @@ slope on a ball → certificate. Every bound is rounded outward.
 (torch.Size([4, 3, 3]), True)
 """
 
+from cotflow.certificates.blocks import BlockBall, block_ball, block_certificate
 from cotflow.certificates.certificate import (
     Certificate,
     descent_budget,
+    independent_certificate,
     initial_certificate,
     running_certificate,
 )
@@ -29,18 +31,27 @@ from cotflow.certificates.features import (
     layer_kernels,
     layer_stretch,
 )
+from cotflow.certificates.independent import IndependentBall, independent_ball
 from cotflow.certificates.initial import InitialBall, initial_ball
+from cotflow.certificates.prior import PriorCertificate, prior_certificate
 from cotflow.certificates.running import RunningBall, running_ball
 from cotflow.certificates.slope import pl_bound, pl_bound_independent
 
 __all__ = [
+    "BlockBall",
     "Certificate",
+    "IndependentBall",
     "InitialBall",
+    "PriorCertificate",
     "RunningBall",
+    "block_ball",
+    "block_certificate",
     "chernoff_probability",
     "descent_budget",
     "features_needed",
     "gaussian_cos",
+    "independent_ball",
+    "independent_certificate",
     "initial_ball",
     "initial_certificate",
     "kernel_gaussian_cos",
@@ -50,6 +61,7 @@ __all__ = [
     "least_feature_eigenvalue",
     "pl_bound",
     "pl_bound_independent",
+    "prior_certificate",
     "running_ball",
     "running_certificate",
 ]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cotflow.certificates.features import Forward, forward
 from cotflow.certificates.hypotheses import coincident, require_ball, require_data
+from cotflow.certificates.independent import IndependentBall, independent_ball
 from cotflow.certificates.initial import InitialBall, initial_ball
 from cotflow.certificates.norms import risk_bound
 from cotflow.certificates.rounding import LEAST, Reals, down, up
@@ -25,6 +26,8 @@ from cotflow.network.weights import Weights
 INTERVALS = 4096
 # Finer towards 0, since a ball may be a small part of the largest one.
 GRID = (np.arange(INTERVALS + 1) / INTERVALS) ** 2
+Ball = InitialBall | IndependentBall | RunningBall
+Theorem = Literal["sharp", "explicit", "independent", "running", "blocks"]
 
 
 @dataclass(frozen=True)
@@ -40,8 +43,9 @@ class Certificate:
     rate : m(R) with |∂L|² ≥ m(R)L on the ball; 0 where nothing holds.
     risk : L(μ_0), rounded up.
     largest_risk : the certificate holds for every risk up to this, features and x unchanged.
-    feature_eigenvalue : λ₀ (initial) or λ̄ (running), rounded down.
-    theorem : "sharp", "explicit" (both at the initial law) or "running".
+    feature_eigenvalue : λ₀ (initial), λ_min(K̄) (independent) or λ̄ (running), rounded down.
+    theorem : "sharp", "explicit" (both at the initial law), "independent", "running", or "blocks"
+        for :func:`cotflow.certificates.block_certificate`, whose ball and rate are [M]'s.
     reason : a sentence where it does not hold, else empty.
     """
 
@@ -51,7 +55,7 @@ class Certificate:
     risk: float
     largest_risk: float
     feature_eigenvalue: float
-    theorem: Literal["sharp", "explicit", "running"]
+    theorem: Theorem
     reason: str
 
     def __str__(self) -> str:
@@ -89,9 +93,7 @@ def descent_budget(root: Callable[[Reals], Reals], reach: float) -> tuple[np.nda
     return radii, down(np.concatenate([[0.0], np.cumsum(steps)]) / 2.0, INTERVALS)
 
 
-def _by_budget(
-    ball: InitialBall | RunningBall, risk: float, radius: float | None
-) -> tuple[float, float, float, str]:
+def _by_budget(ball: Ball, risk: float, radius: float | None) -> tuple[float, float, float, str]:
     """(radius, rate, largest risk, obstacle) by √L(μ_0) ≤ ½∫₀^R √m; no rate where it fails."""
     reach = last_positive(ball.root) if radius is None else radius
     radii, budget = descent_budget(ball.root, reach)
@@ -123,7 +125,7 @@ def _by_one_radius(
     return reach, float(ball.explicit(reach)), float(thresholds[best]), ""
 
 
-def _unfit(ball: InitialBall | RunningBall, passed: Forward) -> str:
+def _unfit(ball: Ball, passed: Forward) -> str:
     """Why no radius at all can do, or nothing."""
     twins = coincident(passed.states[0])
     if twins:
@@ -134,8 +136,11 @@ def _unfit(ball: InitialBall | RunningBall, passed: Forward) -> str:
     if ball.output == 0.0:
         return "the output map B is not onto, so no certificate exists"
     if ball.feature_eigenvalue == 0.0:
-        width = passed.features.shape[-1]
+        depth, width = passed.features.shape[-3], passed.features.shape[-1]
         few = f"a layer's {width} features are fewer than the {ball.points} data points"
+        if isinstance(ball, IndependentBall):
+            width *= depth
+            few = f"all layers' {width} features are fewer than the {ball.points} data points"
         none = "the least eigenvalue of the features' kernel is 0 to rounding"
         return f"{few if width < ball.points else none}, so no certificate exists"
     if isinstance(ball, RunningBall) and ball.steepest(0.0) >= 1.0:
@@ -147,11 +152,11 @@ def _unfit(ball: InitialBall | RunningBall, passed: Forward) -> str:
 
 
 def _certificate(
-    ball: InitialBall | RunningBall,
+    ball: Ball,
     passed: Forward,
     risk: float,
     radius: float | None,
-    theorem: Literal["sharp", "explicit", "running"],
+    theorem: Theorem,
 ) -> Certificate:
     unfit = _unfit(ball, passed)
     if not unfit and 0.0 < risk <= LEAST:
@@ -229,11 +234,50 @@ def initial_certificate(
     if bool(weights.V.any()) or any(not bool((v == v[:1]).all()) for v in layered):
         raise ValueError(
             "initial certificate: expected V = 0 and the same W and b in every layer, received "
-            "others; running_certificate takes any weights"
+            "others; independent_certificate takes layers that differ, running_certificate takes "
+            "any weights"
         )
     passed = forward(net, weights, x)
     ball, risk = initial_ball(net, weights, x, passed), risk_bound(weights, passed, y)
     return _certificate(ball, passed, risk, radius, constants)
+
+
+def independent_certificate(
+    net: ResidualNet,
+    weights: Weights,
+    x: Float[Tensor, "n d"],
+    y: Float[Tensor, "n dy"],
+    radius: float | None = None,
+) -> Certificate:
+    """Convergence from V = 0 and features that differ from layer to layer, down to one a layer.
+
+    √L(μ_0) ≤ ½∫₀^R √m with √m of :meth:`IndependentBall.root`: only all layers together need as
+    many features as there are points. For tied features :func:`initial_certificate` admits more.
+
+    Source: [C], proof in the chapter on local PL. Parameters and errors as in
+    :func:`initial_certificate`.
+
+    >>> import torch
+    >>> from cotflow import COS, Sizes, mean_field_net, tied
+    >>> from cotflow.certificates import gaussian_cos, independent_certificate
+    >>> net, g = mean_field_net(COS), torch.Generator().manual_seed(0)
+    >>> start = gaussian_cos(tied(Sizes(256, 1, 3, 2, 1), g), g, layers="independent")
+    >>> x = torch.tensor([[0.0, 0.0], [2.0, 0.0], [0.0, 2.0]], dtype=torch.float64)
+    >>> y = torch.tensor([[1.0], [-1.0], [1.0]], dtype=torch.float64)
+    >>> [independent_certificate(net, start, x, size * y).holds for size in (0.01, 1.0)]
+    [True, False]
+    """
+    require_ball(net, weights)
+    require_data(weights, x, y, runs=False)
+    radius = _radius(radius)
+    if bool(weights.V.any()):
+        raise ValueError(
+            "independent certificate: expected V = 0, received others; running_certificate takes "
+            "any weights"
+        )
+    passed = forward(net, weights, x)
+    ball, risk = independent_ball(net, weights, x, passed), risk_bound(weights, passed, y)
+    return _certificate(ball, passed, risk, radius, "independent")
 
 
 def running_certificate(

@@ -57,6 +57,13 @@ class Forward:
         """Lower bounds on λ_min(K_k)."""
         return least_feature_eigenvalue(self.features, self.feature_error)
 
+    def average_eigenvalue(self) -> Float[Tensor, "*runs"]:
+        """A lower bound on λ_min(K̄), K̄ = (1/L)Σ_k K_k, from the features of all layers."""
+        joined = self.features.movedim(-3, -2).flatten(-2)
+        depth = self.features.shape[-3]
+        error = up(torch.linalg.vector_norm(self.feature_error, dim=-1), depth)
+        return least_feature_eigenvalue(joined, error)
+
 
 def forward(net: ResidualNet, weights: Weights, x: Float[Tensor, "*data n d"]) -> Forward:
     """h_{k+1} = h_k + (1/L)(1/m) Σ_j u_j σ(w_j·h_k + b_j) in double precision.
@@ -130,6 +137,16 @@ def kernel_gaussian_cos(x: Float[Tensor, "n d"], tau: float) -> Float[Tensor, "n
         )
     tau = _tau(tau)
     return 0.5 * torch.exp(-0.5 * tau**2 * torch.cdist(x, x).square())
+
+
+def ideal_kernel(x: Float[Tensor, "n d"], tau: float) -> tuple[Float[Tensor, "n n"], float]:
+    """The same in double precision from differences, and a bound on ‖computed − exact‖_F."""
+    kernel_gaussian_cos(x, tau)
+    x = x.detach().to("cpu", torch.float64)
+    squares = (x[:, None] - x[None]).square().sum(-1)
+    kernel = 0.5 * torch.exp(-0.5 * float(tau) ** 2 * squares)
+    # e^{−t} t ≤ 1/e, so that a relative error of t is no larger in the entry.
+    return kernel, up(len(x) * gamma(x.shape[-1] + 12))
 
 
 def gaussian_cos(

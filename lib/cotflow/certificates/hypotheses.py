@@ -76,10 +76,10 @@ def require_weights(weights: Weights) -> None:
     require_kind(weights, Weights, "certificate: expected cotflow.Weights")
     for name, value in weights.tensors().items():
         require_values(value, f"certificate: expected a torch tensor for {name}")
-        _require_numbers(name, value)
+        require_numbers(name, value)
 
 
-def _require_numbers(name: str, value: Tensor) -> None:
+def require_numbers(name: str, value: Tensor) -> None:
     """Of floating point, some, and none beyond :data:`LARGEST`."""
     if not value.is_floating_point():
         raise ValueError(
@@ -122,7 +122,7 @@ def require_data(
             f"{tuple(y.shape)}"
         )
     for name, value in given.items():
-        _require_numbers(name, value)
+        require_numbers(name, value)
 
 
 def coincident(points: Float[Tensor, "n q"]) -> tuple[int, int] | None:

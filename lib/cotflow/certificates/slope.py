@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cotflow.certificates.eigenvalues import least_feature_eigenvalue, least_singular_value
+from cotflow.certificates.eigenvalues import least_singular_value
 from cotflow.certificates.features import exact, forward, layer_stretch
 from cotflow.certificates.hypotheses import require_data, require_network
 from cotflow.certificates.rounding import LEAST, down, gamma, up
@@ -55,9 +55,7 @@ def pl_bound_independent(
     require_network(net)
     require_data(weights, x)
     passed, depth, n = forward(net, weights, x), weights.depth, x.shape[-2]
-    joined = passed.features.movedim(-3, -2).flatten(-2)
-    error = up(torch.linalg.vector_norm(passed.feature_error, dim=-1), depth)
-    eigenvalue = least_feature_eigenvalue(joined, error)
+    eigenvalue = passed.average_eigenvalue()
     features = up(passed.features.square().sum((-2, -1)).sqrt(), n * weights.width)
     kernel = up((features + passed.feature_error).square() / weights.width)
     growth = up(1.0 + layer_stretch(weights) / depth)
