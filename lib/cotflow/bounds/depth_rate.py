@@ -58,8 +58,9 @@ def depth_growth(
     Λ = max(⟨κ₂Ψ + P(κ₁₂D + κ₂₂)⟩, ⟨|x|(Ψ + θPκ₁₂)⟩, 2c_ℓ⟨SD + R²⟩),
     δ = max(⟨κ₂χ + Pκ₁₂(r + κ₁R)⟩, ⟨|x|χ⟩, 2c_ℓ⟨Sr⟩).
 
-    What is not trained does not enter: of κ₂, κ₁₂ and κ₂₂ the part of V or W, without A the |x| of
-    D and the second entries of Λ and δ, without B the 2c_ℓS of Ψ and the third entries.
+    What is not trained does not enter: of κ₂, κ₁₂ and κ₂₂ the part of V or W, but in r and ρ,
+    since it may change with s; without A the |x| of D and the second entries of Λ and δ; without B
+    the 2c_ℓS of Ψ and the third entries.
 
     One explicit Euler step of size η in time, of the network and of the limit, obeys
     N⁺ ≤ (1 + ηΛ)N + ηδ/L; a 1-Lipschitz clip changes nothing.
@@ -103,15 +104,16 @@ def depth_growth(
     X, K_Z = x.norm(dim=-1), limit.lipschitz().unsqueeze(-1)
 
     k1, k11 = K * v * w, C * v * w.square()
-    k2 = K * R * torch.hypot(in_V * w, in_W * v)
-    k12 = torch.hypot(in_V * K * w, in_W * v * (K + C * w * R))
+    in_h = v * (K + C * w * R)
+    k2, k12 = K * R * torch.hypot(in_V * w, in_W * v), torch.hypot(in_V * K * w, in_W * in_h)
+    along_2, along_12 = K * R * torch.hypot(w, v), torch.hypot(K * w, in_h)
     bend = in_W * C * v * R.square()
     k22 = 0.5 * (bend + torch.hypot(bend, 2.0 * in_V * in_W * K * R))
 
     theta, S = k1.exp(), M_B * R + Q
     D = theta * (in_A * X + k2)
-    r = 0.5 * theta * (k1.square() * R + k2 * K_Z)
-    rho = 0.5 * P * (k1.square() + k1 * k11 * R + k12 * K_Z)
+    r = 0.5 * theta * (k1.square() * R + along_2 * K_Z)
+    rho = 0.5 * P * (k1.square() + k1 * k11 * R + along_12 * K_Z)
     at_end = factor * M_B.square() + P * k11
     psi = theta * (at_end * D + in_B * factor * S)
     chi = theta * (at_end * r + rho)

@@ -104,8 +104,10 @@ def _settled(update: Callable[[Tensor], Tensor], value: Tensor) -> Tensor:
     """The fixed point of an integral equation in s."""
     for _ in range(300):
         new = update(value)
-        accuracy = 500.0 * torch.finfo(new.dtype).eps * (1.0 + float(new.abs().max()))
-        if float((new - value).abs().max()) <= accuracy:
+        size = float(new.abs().max())
+        if not math.isfinite(size):
+            break
+        if float((new - value).abs().max()) <= 500.0 * torch.finfo(new.dtype).eps * (1.0 + size):
             return new
         value = new
     raise RuntimeError(
@@ -160,7 +162,7 @@ def limit_flow(
     eta = real(step, "collocation: expected a finite step > 0", lambda v: 0.0 < v < math.inf)
     steps = whole(steps, "collocation: expected a number of steps ≥ 0", 0)
     shift = real(shift, "collocation: expected a finite shift")
-    return _march(net, start, x, y, eta, steps, shift, clip)
+    return _march(net, start.map(Tensor.detach), x.detach(), y.detach(), eta, steps, shift, clip)
 
 
 def _march(
