@@ -10,7 +10,7 @@ import pytest
 
 BOOK = Path(__file__).resolve().parents[2] / "book"
 BOX = re.compile(r"^:{3,}\{prf:\w+\} (.*?)(?:, \[[BMCR]\].*)?$", re.MULTILINE)
-MARK = re.compile(r'provenance=r?f?"([^"]*)"')
+MARK = re.compile(r'"(\[[BMCR]\] [^"]*)"')
 OWN = re.compile(r"\[C\] (.*?)(?:, in (?P<other>[a-z-]+))?$")
 
 
