@@ -8,6 +8,7 @@ import hashlib
 import os
 import platform
 import re
+import sys
 import tomllib
 from collections.abc import Iterable, Iterator
 from importlib import metadata
@@ -54,13 +55,19 @@ def surround(named: Iterable[str]) -> None:
     os.environ.update(entry.split("=", 1) for entry in named)
 
 
-@functools.cache
 def versions() -> dict[str, str]:
     """Installed version of all that a chapter's kernel may load, and of Python.
 
     These are the requirements of cotflow as a notebook needs it and of the kernel, those of
     the requirements, and so on.
     """
+    places = [Path(entry) for entry in sys.path if entry and os.path.isdir(entry)]
+    return dict(_versions(tuple((str(place), place.stat().st_mtime_ns) for place in places)))
+
+
+@functools.cache
+def _versions(places: tuple[tuple[str, int], ...]) -> dict[str, str]:
+    """The same as long as nothing is installed or removed in these places."""
     found: dict[str, str] = {}
     waiting = ["ipykernel", *_requirements("cotflow", extra="notebook")]
     while waiting:

@@ -1,6 +1,7 @@
 """What lies around a chapter changes nothing: settings, start-up files, kernels, folders, names."""
 
 import ast
+import importlib.util
 import json
 import os
 import subprocess
@@ -15,7 +16,7 @@ import torch
 from myst_nb.core.config import NbParserConfig
 from myst_parser.config.main import MdParserConfig
 
-from books import OPENING, write_chapter
+from books import OPENING, write_chapter, write_sweep
 from cotbook import provenance
 from cotbook.chapter import Chapter
 from cotbook.run.kernel import environment
@@ -63,8 +64,13 @@ KEPT = {"PATH": os.environ["PATH"], "PYTHONPATH": str(LIBRARY)}
 
 def run(root: Path, **variables: str) -> tuple[list, list]:
     """The claims, without their moment, and all outputs of a run under these variables."""
+    command(root, variables, "run", "drawing", "-o", "out")
+    return left(root / "out")
+
+
+def command(root: Path, variables: dict[str, str], *arguments: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "cotbook.cli", "run", "drawing", "-o", "out"],
+        [sys.executable, "-m", "cotbook.cli", *arguments],
         cwd=root,
         env=KEPT | variables,
         capture_output=True,
@@ -72,8 +78,11 @@ def run(root: Path, **variables: str) -> tuple[list, list]:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert not set(root.iterdir()) & {root / "~", root / "None"}
-    claims = json.loads((root / "out/claims.json").read_text())
-    notebook = nbformat.read(root / "out/drawing.ipynb", as_version=4)
+
+
+def left(folder: Path) -> tuple[list, list]:
+    claims = json.loads((folder / "claims.json").read_text())
+    notebook = nbformat.read(folder / "drawing.ipynb", as_version=4)
     outputs = [
         output.get("text") or output.data.get("image/png")
         for cell in notebook.cells
@@ -115,23 +124,39 @@ def hostile_home(home: Path) -> Path:
     return home
 
 
+def hostile(home: Path, backend: str) -> dict[str, str]:
+    return {
+        "HOME": str(home),
+        "MPLBACKEND": backend,
+        "MATPLOTLIBRC": str(home / ".config/matplotlib"),
+        "JUPYTER_PATH": str(home / "jupyter"),
+        "PYTHONSTARTUP": str(home / "startup.py"),
+        "PYTHONPATH": os.pathsep.join([str(LIBRARY), str(home / "other")]),
+        "PYTHONWARNINGS": "error",
+        "LC_ALL": "C",
+    }
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["agg", "nonsense"])
 def test_settings_and_kernels_of_the_machine_have_no_influence(plain, tmp_path, backend):
     root, home = tmp_path / "clone", hostile_home(tmp_path / "home")
     write_drawing_chapter(root)
-    found = run(
-        root,
-        HOME=str(home),
-        MPLBACKEND=backend,
-        MATPLOTLIBRC=str(home / ".config/matplotlib"),
-        JUPYTER_PATH=str(home / "jupyter"),
-        PYTHONSTARTUP=str(home / "startup.py"),
-        PYTHONPATH=os.pathsep.join([str(LIBRARY), str(home / "other")]),
-        PYTHONWARNINGS="error",
-        LC_ALL="C",
-    )
-    assert found == plain
+    assert run(root, **hostile(home, backend)) == plain
+
+
+@pytest.mark.slow
+def test_nor_have_they_on_the_jobs_of_a_sweep(plain, tmp_path):
+    if importlib.util.find_spec("snakemake") is None:
+        pytest.skip("no Snakemake here, as on Python 3.14: no sweep was executed")
+    root, home = tmp_path / "clone", hostile_home(tmp_path / "home")
+    write_drawing_chapter(root)
+    write_sweep(root, "chapter: drawing\ncases: [{}, {seeds: [1, 3]}]\n")
+    variables = hostile(home, "qtagg") | {"PYTHONWARNINGS": "default"}
+    command(root, variables, "sweep", "sweep.yml", "--cores", "1")
+    (job,) = (root / "runs/sweep-sweep/jobs").glob("job-*")
+    assert left(job) == plain
+    assert "fresh process" not in (root / "runs/sweep-sweep/snakemake.log").read_text()
 
 
 @pytest.mark.slow
@@ -231,11 +256,24 @@ def test_versions_are_known_of_a_library_that_only_lies_on_the_path(monkeypatch)
         return requires(name)
 
     monkeypatch.setattr(metadata, "requires", unknown)
-    provenance.versions.cache_clear()
+    provenance._versions.cache_clear()
     try:
         assert provenance.versions() == installed
     finally:
-        provenance.versions.cache_clear()
+        provenance._versions.cache_clear()
+
+
+def test_versions_are_read_again_when_something_was_installed(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    asked, version = [], metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: asked.append(name) or version(name))
+    provenance.versions()
+    once = len(asked)
+    provenance.versions()
+    assert len(asked) == once > 10
+    os.utime(tmp_path, ns=(1, 1))
+    provenance.versions()
+    assert len(asked) == 2 * once
 
 
 @pytest.mark.parametrize(

@@ -180,3 +180,26 @@ def test_results_of_any_content_are_printed_or_refused(book, changes, values, ra
     assert done.exit_code in (0, 2)
     assert "\x1b" not in done.output and "\x07" not in done.output
     assert not re.search(r"(?<!\\)<\w", done.stdout)
+
+
+@pytest.mark.parametrize("words", [["l\x1b[2J"], ["--l\x1b[2J"], ["run", "a", "l\x1b[2J"]])
+def test_what_was_typed_does_not_speak_to_the_terminal_when_it_is_repeated(book, words):
+    assert "l\\x1b[2J" in assert_refused(book, *words)
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("_toc.yml", "new deep-limit"),
+        ("book/page.md", "list"),
+        ("book/page.md", "bibliography"),
+        ("book/tiny-rate.md", "parameters tiny-rate"),
+    ],
+)
+def test_a_file_of_the_book_that_is_no_text_is_named(tmp_path, name, command):
+    write_tiny_chapter(tmp_path)
+    entry = "@misc{a, title={A}, url={https://example.org}}\n"
+    (tmp_path / "book/references.bib").write_text(entry)
+    (tmp_path / name).write_bytes(b"# A\n\xff\xfe\n")
+    said = assert_refused(tmp_path, *command.split())
+    assert "cannot read" in said and name in said

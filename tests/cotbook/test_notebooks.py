@@ -182,6 +182,34 @@ def test_check_exits_1_and_names_a_chapter_whose_notebook_is_stale(tmp_path, old
     assert tree(tmp_path) == before
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text[: len(text) // 2],
+        lambda text: text.replace('"metadata"', '"matadata"'),
+        lambda text: text.replace('"source"', '"sorce"'),
+        lambda text: text.replace('"code"', '"cude"'),
+        lambda text: text.replace('"cells"', '"cella"'),
+        lambda text: text.replace('"outputs": []', '"outputs": [{"data": 1}]'),
+        lambda text: text.replace('"nbformat": 4', '"nbformat": 40'),
+        lambda text: "[" * 100_000,
+        lambda text: "null",
+        lambda text: "",
+    ],
+)
+def test_a_damaged_notebook_is_one_that_differs(tmp_path, damage):
+    write_tiny_chapter(tmp_path)
+    source = chapter(tmp_path, "tiny-rate")
+    source.paired.parent.mkdir()
+    nbformat.write(source.notebook(), source.paired)
+    whole = source.paired.read_text()
+    source.paired.write_text(damage(whole))
+    assert source.paired.read_text() != whole
+    done = invoke(tmp_path, "notebooks", "--check")
+    assert done.exit_code == 1, done.exception
+    assert "tiny-rate: the notebook differs from the text" in done.output
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("exit_code", "tag", "code", "sentence"),

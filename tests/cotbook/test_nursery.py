@@ -197,3 +197,41 @@ def test_a_job_of_a_sweep_leaves_what_a_run_leaves(tmp_path):
             assert "image/png" in str(ours)
         assert ours == theirs
     assert chapter(tmp_path, "looking").title in (alone / "looking.ipynb").read_text()
+
+
+ENDING = """\
+import atexit, threading, time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+place = Path({place!r})
+kept = open(place / "kept", "w")
+circle = [open(place / "circle", "w")]
+circle.append(circle)
+kept.write("flushed"), circle[0].write("flushed")
+_ = atexit.register((place / "exit").write_text, "said")
+ThreadPoolExecutor(2).submit(int)
+def last():
+    time.sleep(0.3)
+    (place / "thread").write_text("ended")
+threading.Thread(target=last).start()
+"""
+
+
+@pytest.mark.slow
+def test_a_forked_kernel_ends_as_a_fresh_one_does(tmp_path):
+    """Files are flushed, exit functions called, threads awaited."""
+    if engine.find_spec("snakemake") is None:
+        pytest.skip("no Snakemake here, as on Python 3.14: no sweep was executed")
+    place = tmp_path / "place"
+    code = ENDING.format(place=str(place))
+    write_chapter(tmp_path, "ending", ("parameters", "seed: int = 0  # s"), ("", code))
+    write_sweep(tmp_path, "chapter: ending\nseeds: [0]\n")
+    left = []
+    for command in (["sweep", "sweep.yml"], ["run", "ending", "-o", "run"]):
+        place.mkdir()
+        done = cotflow(tmp_path, *command)
+        assert done.returncode == 0, done.stderr
+        left.append({path.name: path.read_text() for path in place.iterdir()})
+        place.rename(tmp_path / f"left-{len(left)}")
+    said = {"kept": "flushed", "circle": "flushed", "exit": "said", "thread": "ended"}
+    assert left == [said, said]

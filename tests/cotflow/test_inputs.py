@@ -1,6 +1,7 @@
 """The door of the gradient: both engines give the same answer, or the same sentence."""
 
 import copy
+import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from multiprocessing import Pipe
@@ -15,9 +16,9 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.autograd import forward_ad
 
 from cotflow.adjoint import compiled
-from cotflow.adjoint.gradient import gradient
+from cotflow.adjoint.gradient import evaluated, gradient
 from cotflow.network import memory
-from cotflow.network.activations import ACTIVATIONS, TANH
+from cotflow.network.activations import ACTIVATIONS, COVERED, TANH
 from cotflow.network.residual import ResidualNet, marion_net
 from cotflow.network.weights import Weights
 from problems import ALL, MISSING, random_problem
@@ -320,3 +321,12 @@ def test_weights_with_too_few_axes_are_named(name, value):
     weights, _, _ = random_problem(bias=False)
     with pytest.raises(ValueError, match=f"weights: .*{name}"):
         replace(weights, **{name: value})
+
+
+@every_backend
+@pytest.mark.parametrize("activation", COVERED, ids=lambda a: a.name)
+def test_what_is_no_number_stays_none_on_every_backend(backend, activation):
+    weights, x, y = random_problem(depth=2)
+    weights.b[0, 0] = math.nan
+    found = evaluated(marion_net(activation), weights, x, y, backend=backend)
+    assert not math.isfinite(float(found.loss))

@@ -367,3 +367,41 @@ def test_the_stack_that_openmp_was_asked_for(monkeypatch, asked, enough):
         assert compiled.roomy() is enough
         monkeypatch.delenv(name)
     compiled.roomy.cache_clear()
+
+
+COUNTED = """
+from cotflow.adjoint import compiled
+
+class Counted(Exception):
+    pass
+
+def counted(size, like):
+    raise Counted(size)
+
+compiled.scratch = counted
+compiled.empty = lambda shape, like: like.new_empty(1).expand(shape)
+net = ResidualNet(ACTIVATIONS["relu"], trained=("V", "W"))
+for dtype in (torch.float32, torch.float64):
+    weights, _, _ = random_problem(depth=2, q=1, m=1024, d=1, dy=1, bias=False, dtype=dtype)
+    for segment in (None, 1):
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            sizes = []
+            for n in (many * ((1 << 31) // 1024 + 1) for many in (1, 2, 3)):
+                data = torch.zeros(2, n, 1, dtype=dtype)
+                try:
+                    compiled.sweep(net, weights, *data, {"V": 1.0}, segment=segment)
+                except Counted as found:
+                    sizes.append(found.args[0])
+            first, second, third = sizes
+            assert 0 < first <= second and third - second == second - first, sizes
+"""
+
+
+@pytest.mark.slow
+@with_compiler
+def test_room_for_more_features_than_an_int_can_count(tmp_path):
+    sanitizer()
+    flags = ["-fsanitize=signed-integer-overflow", "-fno-sanitize-recover=all"]
+    asked = {"CC": shlex.join([*library.command(), *flags]), "XDG_CACHE_HOME": str(tmp_path)}
+    ends_well(COUNTED, **asked)

@@ -1,6 +1,8 @@
 """The neural ODE of given weights, and the deep nets that tend to it."""
 
 import math
+import subprocess
+import sys
 
 import jaxtyping
 import pytest
@@ -218,3 +220,27 @@ def test_backwards_it_comes_back_to_the_start():
 def test_jumps_outside_are_refused():
     with pytest.raises(ValueError, match=r"jumps between 0 and 1, received \[0\.5, 1\.5\]"):
         integrate(still, H0, ENDS, jumps=[0.5, 1.5])
+
+
+@pytest.mark.slow
+def test_a_solution_that_ends_is_told_of_without_assertions_too(tmp_path):
+    """``python -O`` takes torchdiffeq's own checks away: its steps would shrink for ever."""
+    script = tmp_path / "ends.py"
+    script.write_text(
+        "import torch\n"
+        "from cotflow import neural_ode\n"
+        "s = torch.tensor([0.0, 1.0], dtype=torch.float64)\n"
+        "for f in (lambda s, h: h * h, lambda s, h: torch.sqrt(-h), lambda s, h: h / (0.5 - s)):\n"
+        "    try:\n"
+        "        neural_ode.integrate(f, 3.0 * torch.ones(2, dtype=torch.float64), s)\n"
+        "    except RuntimeError as told:\n"
+        "        print(told)\n"
+    )
+    for option in ("-O", "-X utf8"):
+        done = subprocess.run(
+            [sys.executable, *option.split(), script], capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stderr
+        lines = done.stdout.splitlines()
+        assert len(lines) == 3
+        assert all("neural ODE: expected a finite solution" in line for line in lines)

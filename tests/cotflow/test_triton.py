@@ -147,6 +147,12 @@ def test_an_old_card_takes_the_plain_step(monkeypatch):
     assert why == "they need a card of compute capability 8.0, and an old card has 7.5"
 
 
+def test_a_card_that_is_missing_is_named():
+    weights, _, _ = random_problem()
+    with pytest.raises(ValueError, match="weights: expected a device that is here, received"):
+        weights.to(device="cuda:99")
+
+
 def test_a_full_card_says_what_would_fit(monkeypatch):
     def full(*arguments):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")

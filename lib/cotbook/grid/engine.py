@@ -4,7 +4,9 @@ The folder of a sweep holds ``jobs/``, ``failed/`` and ``logs/``, one entry a jo
 ``index.html``, Snakemake's log, and ``plan.json``, the configuration of the packaged Snakefile.
 A job's result appears complete or not at all, so a run may be killed at any time. Results of
 earlier values, texts or libraries stay in ``jobs/``, outside the table, until somebody removes
-them. Jobs on other machines need this folder and the book at the same paths as here.
+them. Jobs on other machines need this folder and the book at the same paths as here. The worker
+that performs the jobs (``warm.py``) is started here, or where Snakemake starts jobs elsewhere by
+the first of them (``ask.py``).
 """
 
 from __future__ import annotations
@@ -294,8 +296,9 @@ def _snakemake(
             start_new_session=True,
             preexec_fn=partial(end_with_parent, os.getpid()),
         )
-        worker = None if remote(snakemake) else _worker(process, folder, log)
+        worker = None
         try:
+            worker = None if remote(snakemake) else _worker(process, folder, log)
             while process.poll() is None:
                 told.look()
                 time.sleep(POLL)

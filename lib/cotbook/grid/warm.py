@@ -24,6 +24,7 @@ from typing import Any
 import jupytext  # noqa: F401
 import papermill  # noqa: F401
 
+from cotbook import provenance
 from cotbook.grid import job
 from cotbook.grid.ask import ours
 from cotbook.grid.outcome import JOBS
@@ -194,6 +195,7 @@ class Worker:
 
 def main(listener: int, life: int) -> None:
     plan = job.prepare()
+    provenance.versions()  # which it remembers, for every job
     with (
         socket.socket(fileno=listener) as door,
         runs.workshop_beside((JOBS / "worker").resolve()) as folder,

@@ -40,13 +40,14 @@ LAUNCH = PREPARE + "IPKernelApp.launch_instance()\n"
 HATCH = (
     PREPARE
     + """\
-from cotbook.run.nursery import come_first, hatch
+from cotbook.run.hatch import come_first, hatch, leave
 filters = hatch()
 class IPKernelApp(IPKernelApp):
     def initialize(self, argv=None):
         super().initialize(argv)
         come_first(filters)
 IPKernelApp.launch_instance()
+leave()
 """
 )
 # What Python would do before the chapter, or make of its warnings.

@@ -72,7 +72,7 @@ static inline vec hyperbolic_tangent(vec z, vec *slope) {
 
 static inline vec rectifier(vec z, vec *slope) {
   *slope = WHERE(z > 0, ALL(1), ALL(0));
-  return WHERE(z > 0, z, ALL(0));
+  return WHERE(z <= 0, ALL(0), z);
 }
 
 static inline vec identity(vec z, vec *slope) {

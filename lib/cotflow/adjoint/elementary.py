@@ -34,14 +34,13 @@ tanh. With a = min(|z|, ``tanh_end``) and e = exp(−2a), m = e − 1 = 2ᵏ exp
 where nothing cancels at any a; ``unit`` is 2⁻ᵒ.
 
 Errors at most, in units in the last place of the exact value, for all z, ±0 and ±∞ included; of a
-subnormal result the unit is the smallest number. NaN gives NaN.
+subnormal result the unit is the smallest number. NaN gives NaN. In single and in double precision:
 
-                                  single   double
-    exp(x), −2 tanh_end ≤ x ≤ 0      2        2
-    Φ(z)                             5        6
-    z exp(−z²/2)/√(2π)               3        3
-    tanh(z)                          3        3
-    tanh′(z)                         5        5
+    exp(x), −2 tanh_end ≤ x ≤ 0: 2 and 2
+    Φ(z): 5 and 6
+    z exp(−z²/2)/√(2π): 3 and 3
+    tanh(z): 3 and 3
+    tanh′(z): 5 and 5
 """
 
 from __future__ import annotations

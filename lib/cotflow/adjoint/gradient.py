@@ -186,7 +186,7 @@ def _layers(segment: int | None) -> int | None:
         return None
     try:
         layers = operator.index(segment)
-    except TypeError:
+    except (TypeError, RuntimeError):
         layers = 0
     if layers < 1:
         raise ValueError(

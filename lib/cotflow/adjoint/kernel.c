@@ -31,7 +31,7 @@
 #define ROWS 64                 /* samples, at most, that a layer's products take together */
 #define LAYER (Q * MP + M * QP) /* a layer of weights, rows padded */
 #ifndef KEPT_BYTES
-#define KEPT_BYTES (1L << 23)   /* of features and σ′ that are kept and not made again */
+#define KEPT_BYTES (1L << 23) /* of features and σ′ that are kept and not made again */
 #endif
 #define LINE (64 / (long)sizeof(REAL)) /* reals of a cache line */
 
@@ -132,8 +132,8 @@ OUTER(outer_V, MV, POWER(ACC / TILE(MV)), Q, M)
 OUTER(outer_W, QV, POWER(ACC / TILE(QV)), M, Q)
 
 #if Q % LANES == 0 && M % LANES == 0 && !defined(__clang__)
-/* The transpose of a square block: lanes and rows whose numbers differ in one bit change places,
- * bit by bit. */
+/* The transpose of a square block: with each bit, entries change places whose row has it and whose
+ * lane does not, or the other way round. */
 static inline void transpose_block(const REAL *restrict a, long a_stride, REAL *restrict out,
                                    long out_stride) {
   vec rows[LANES];
@@ -156,14 +156,16 @@ static inline void transpose_block(const REAL *restrict a, long a_stride, REAL *
   for (int i = 0; i < LANES; i++) *(vec *)(out + i * out_stride) = rows[i];
 }
 
-static inline void transpose(int rows, int cols, const REAL *restrict a, REAL *restrict out, int padded) {
+static inline void transpose(int rows, int cols, const REAL *restrict a, REAL *restrict out,
+                             int padded) {
   for (int r = 0; r < rows; r += LANES)
     for (int c = 0; c < cols; c += LANES)
       transpose_block(a + (long)r * cols + c, cols, out + (long)c * padded + r, padded);
 }
 #else
 /* rows × cols becomes cols × rows, whose rows are padded with zeros. */
-static inline void transpose(int rows, int cols, const REAL *restrict a, REAL *restrict out, int padded) {
+static inline void transpose(int rows, int cols, const REAL *restrict a, REAL *restrict out,
+                             int padded) {
   for (int c = 0; c < cols; c++) {
     for (int r = 0; r < rows; r++) out[(long)c * padded + r] = a[(long)r * cols + c];
     for (int r = rows; r < padded; r++) out[(long)c * padded + r] = 0;
@@ -172,7 +174,8 @@ static inline void transpose(int rows, int cols, const REAL *restrict a, REAL *r
 #endif
 
 /* rows × cols with its rows padded by zeros: a itself where nothing is missing. */
-static inline const REAL *pad(int rows, int cols, const REAL *restrict a, REAL *restrict out, int padded) {
+static inline const REAL *pad(int rows, int cols, const REAL *restrict a, REAL *restrict out,
+                              int padded) {
   if (cols == padded) return a;
   for (int r = 0; r < rows; r++) {
     memcpy(out + (long)r * padded, a + (long)r * cols, sizeof(REAL) * cols);

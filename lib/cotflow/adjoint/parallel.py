@@ -20,6 +20,7 @@ from torch import Tensor
 from cotflow.adjoint import card, segments
 from cotflow.adjoint.segments import Layers
 from cotflow.adjoint.sweep import Depth, Sweep
+from cotflow.network.numbers import real, whole
 from cotflow.network.residual import ResidualNet
 from cotflow.network.weights import LAYERED, Weights
 
@@ -33,18 +34,18 @@ class Parallel:
     """Both sweeps with depth in parallel, as a backend of :func:`cotflow.gradient`.
 
     The sweeps are exact but for the gaps between segments. They end when no gap is larger than what
-    the roundings of a segment's layers add up to, √length of them, so that the result is as near to
-    exact arithmetic as the sequential sweep's; or, if a tolerance is given, when the bound on what
-    the gaps do is below it. The gradient carries what came out as ``depth``, a
-    :class:`cotflow.adjoint.sweep.Depth`. Where neither comes, and where σ′ jumps, the sweep is
-    sequential.
+    the roundings of a segment's layers add up to, 2ε√length of its values: all C gaps together then
+    do at most about 4√C times what the sequential sweep's own roundings may do. If a tolerance is
+    given, they end when the bound on what the gaps do is below it. The gradient carries what came
+    out as ``depth``, a :class:`cotflow.adjoint.sweep.Depth`. Where neither comes, and where σ′
+    jumps, the sweep is sequential.
 
     Parameters
     ----------
     length : layers a segment; None is about √L, and then the coarse net is as deep as a segment.
     tolerance : how much the gaps may add to states and adjoints, relative to the largest of them.
-    accepted : the largest bound on the gradient's relative error that is accepted where gaps are
-        larger than roundings.
+    accepted : where gaps are larger than roundings, the largest bound on the relative error of the
+        gradient in V, W and b that is accepted; none is, if A or B is trained.
     sweeps : the most sweeps over all segments, forward and backward each.
     layers : the engine; by default Triton on a card that has it, products in batches elsewhere.
 
@@ -65,14 +66,12 @@ class Parallel:
     )
 
     def __post_init__(self) -> None:
-        for name in ("length", "sweeps"):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise ValueError(f"{name}: expected at least 1, a whole number, received {value!r}")
-        for name in ("tolerance", "accepted"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name}: expected a number > 0, received {value!r}")
+        if self.length is not None:
+            whole(self.length, "length: expected at least 1 layer", 1)
+        whole(self.sweeps, "sweeps: expected at least 1", 1)
+        if self.tolerance is not None:
+            real(self.tolerance, "tolerance: expected a number > 0", lambda t: t > 0)
+        real(self.accepted, "accepted: expected a number > 0", lambda a: a > 0)
 
     def __call__(
         self,
@@ -124,7 +123,9 @@ class Parallel:
         into, squares = segments.room(fine, weights, h0, factors)
         fine.partials(ahead.values, back.values, 0, factors, into, squares)
         depth = size.report(net, weights, ahead, back, squares, factors)
-        if not (depth.gap <= 1.0 or depth.partials <= self.accepted):
+        # The bound speaks of V, W and b.
+        bounded = depth.partials <= self.accepted and not {"A", "B"} & set(net.trained)
+        if not (depth.gap <= 1.0 or bounded):
             return None
         return segments.found(
             into, squares, h0, error=error, last_state=ahead.end, first_adjoint=back.end,
@@ -148,8 +149,7 @@ class Joined:
     @property
     def relative(self) -> float:
         """The bound relative to the largest value, over samples and runs."""
-        size = torch.linalg.vector_norm(self.values, dim=-1).amax(1)
-        return float((self.error / size).max())
+        return float(over(self.error, lengths(self.values).amax(1)).max())
 
 
 def states_by_sweeps(
@@ -182,7 +182,12 @@ def forward_sweeps(
 
     growth = (size.before[:, -1:] - size.before[:, 1:-1]).exp()
     return _sweeps(
-        lambda starts: fine.forward(starts, 0, L, length), foretell, start, growth, forward=True
+        lambda starts: fine.forward(starts, 0, L, length),
+        foretell,
+        start,
+        growth,
+        length,
+        forward=True,
     )
 
 
@@ -204,7 +209,7 @@ def backward_sweeps(
 
     return _sweeps(
         lambda ends: fine.backward(ends, states, 0, L, length),
-        foretell, p, size.before[:, 1:-1].exp(), forward=False,
+        foretell, p, size.before[:, 1:-1].exp(), length, forward=False,
     )  # fmt: skip
 
 
@@ -213,11 +218,13 @@ def _sweeps(
     foretell: Callable[[Tensor | None], Tensor],
     given: Float[Tensor, "runs 1 n q"],
     growth: Float[Tensor, "runs gaps"],
+    length: int,
     *,
     forward: bool,
 ) -> Iterator[Joined]:
     """Parareal: begun_{c+1} = G(begun_c) + source_c, where source_c grows by the gap that segment
     c leaves. Σ_c growth_c |gap_c| bounds the errors of all values."""
+    rounding = ROUNDINGS * torch.finfo(given.dtype).eps * length**0.5
     reach, meet = (slice(None, -1), slice(1, None))
     if not forward:
         reach, meet = meet, reach
@@ -227,13 +234,12 @@ def _sweeps(
         begun[:, near] = given[:, 0]
         values, reached = carry(begun)
         gaps = reached[:, reach] - begun[:, meet]
-        lengths = torch.linalg.vector_norm(gaps, dim=-1)
-        size = torch.linalg.vector_norm(reached, dim=-1).amax(1)
-        length = -(-(kept(values).shape[1] - 1) // reached.shape[1])
-        rounding = ROUNDINGS * torch.finfo(given.dtype).eps * length**0.5
+        sizes = lengths(gaps)
+        # A gap is small or not beside the values of its own segment, not beside the largest of all.
+        ends = torch.maximum(lengths(begun[:, reach]), lengths(reached[:, reach]))
         yield Joined(
-            kept(values), reached[:, far], (lengths * growth.unsqueeze(-1)).sum(1),
-            float((lengths.amax(1) / size).max()) / rounding, count,
+            kept(values), reached[:, far], times(sizes, growth.unsqueeze(-1)).sum(1),
+            float(over(sizes, ends).max()) / rounding, count,
         )  # fmt: skip
         if source is None:
             source = torch.zeros_like(begun)
@@ -252,6 +258,22 @@ def last_of(sweeps: Iterator[Joined], tolerance: float | None, most: int) -> Joi
             return None
         last = left
     return None
+
+
+def lengths(values: Float[Tensor, "*shape q"]) -> Float[Tensor, "*shape"]:
+    """Euclidean, in double precision: squares of small numbers would vanish."""
+    found: Tensor = torch.linalg.vector_norm(values, dim=-1, dtype=torch.float64)
+    return found
+
+
+def over(small: Tensor, large: Tensor) -> Tensor:
+    """small/large; 0/0 is 0."""
+    return torch.where(small > 0, small / large, small)
+
+
+def times(small: Tensor, large: Tensor) -> Tensor:
+    """small · large; 0 · ∞ is 0."""
+    return torch.where(small > 0, small * large, small)
 
 
 def kept(values: Tensor | None) -> Tensor:
@@ -298,10 +320,10 @@ def coarse(weights: Weights, length: int) -> Weights:
 def schatten(value: Float[Tensor, "*batch a b"]) -> Float[Tensor, "*batch"]:
     """(Σ_j s_j⁸)^⅛ ≥ s_1 over the singular values: at most 1.42 times the spectral norm of sixteen
     rows, and made of products alone."""
-    small = value if value.shape[-2] <= value.shape[-1] else value.mT
+    small = (value if value.shape[-2] <= value.shape[-1] else value.mT).double()
     # Eighth powers leave the range of numbers long before the norm does.
-    unit = torch.linalg.vector_norm(small, dim=(-2, -1), keepdim=True)
-    small = small / unit.clamp_min(torch.finfo(value.dtype).tiny)
+    unit = small.abs().amax((-2, -1), keepdim=True)
+    small = small / torch.where(unit > 0, unit, 1.0)
     gram = torch.matmul(small, small.mT)
     fourth: Tensor = torch.linalg.matrix_norm(torch.matmul(gram, gram))
     found: Tensor = fourth.pow(0.25) * unit[..., 0, 0]
@@ -315,8 +337,8 @@ class Norms:
     Attributes
     ----------
     before : Λ_c = Σ_{k<c·length} log(1 + ℓ_k); 1 + ℓ_k is a Lipschitz constant of layer k, with
-        ℓ_k = c c_q(a|sym V_kW_k| + b‖V_k‖‖W_k‖) + ½(c c_q K_σ‖V_k‖‖W_k‖)², where σ′ lies between
-        a − b and a + b.
+        ℓ_k = c c_q(s|sym V_kW_k| + r‖V_k‖‖W_k‖) + ½(c c_q K_σ‖V_k‖‖W_k‖)², where σ′ lies between
+        s − r and s + r.
     V, W, row : ‖V_k‖, ‖W_k‖ and the longest row of W_k.
     bend : Σ_k c c_q² K₂ ‖V_k‖‖W_k‖ row_k, K₂ = sup|σ″|: of Lipschitz constants of Df_k.
     """
@@ -332,9 +354,8 @@ class Norms:
     @classmethod
     def of(cls, layers: Layers, net: ResidualNet, weights: Weights, length: int) -> Norms:
         sigma, c_q = net.activation, layers.input_scale
-        V, W = (value.reshape(-1, *value.shape[-3:]) for value in (weights.V, weights.W))
-        v, w = schatten(V), schatten(W)
-        row = torch.linalg.vector_norm(W, dim=-1).amax(-1)
+        V, W = (value.reshape(-1, *value.shape[-3:]).double() for value in (weights.V, weights.W))
+        v, w, row = schatten(V), schatten(W), lengths(W).amax(-1)
         both = torch.matmul(V, W)
         unit = layers.scale * c_q
         middle, half = (sigma.lipschitz + sigma.lowest) / 2, (sigma.lipschitz - sigma.lowest) / 2
@@ -364,12 +385,11 @@ class Norms:
         sigma, n, c_q = net.activation, ahead.error.shape[-1], self.input_scale
         B = weights.B.reshape(-1, *weights.B.shape[-2:])
         turn = 2.0 * net.loss_factor * schatten(B).square()
-        h = torch.linalg.vector_norm(ahead.values, dim=-1).amax(1)
-        p = torch.linalg.vector_norm(back.values, dim=-1).amax(1) + back.error
-        off = ahead.error
-        grown = self.before[:, -1:].exp()
-        unsure = back.error + grown * off * (turn.unsqueeze(-1) + self.bend.unsqueeze(-1) * p)
-        states, adjoints = float((off / h).max()), float((unsure / p).max())
+        h, seen, off = lengths(ahead.values).amax(1), lengths(back.values).amax(1), ahead.error
+        p = seen + back.error
+        grown = self.before[:, -1:].exp() * (turn.unsqueeze(-1) + self.bend.unsqueeze(-1) * p)
+        unsure = back.error + times(off, grown)
+        states, adjoints = float(over(off, h).max()), float(over(unsure, seen).max())
 
         V, W, row = (value.unsqueeze(-1) for value in (self.V, self.W, self.row))
         h, p, off, unsure = (value.unsqueeze(1) for value in (h, p, off, unsure))
@@ -379,18 +399,23 @@ class Norms:
         feature = feature + abs(at_zero) * math.sqrt(weights.width)
         if weights.b is not None:
             b = weights.b.reshape(-1, *weights.b.shape[-2:])
-            feature = feature + K * torch.linalg.vector_norm(b, dim=-1).unsqueeze(-1)
-        slope = V * (K * unsure + sigma.curvature * c_q * row * off * p)
+            feature = feature + K * lengths(b).unsqueeze(-1)
+        slope = times(unsure, K * V) + times(off, V * sigma.curvature * c_q * row * p)
+        reached = p + unsure
         errors = {
-            "V": (unsure * feature + (p + unsure) * K * c_q * W * off).sum(-1),
-            "W": c_q * (slope * h + V * K * (p + unsure) * off).sum(-1),
+            "V": (times(unsure, feature) + times(off, reached * K * c_q * W)).sum(-1),
+            "W": c_q * (times(slope, h) + times(off, V * K * reached)).sum(-1),
             "b": slope.sum(-1),
         }
-        total, wrong = squares.sum((1, 2)), torch.zeros_like(grown[:, 0])
+        total, wrong = squares.sum((1, 2)), torch.zeros_like(h[:, 0, 0])
         right = torch.zeros_like(wrong)
         for name, factor in factors.items():
-            wrong = wrong + abs(factor) * (self.scale / n * errors[name]).square().sum(-1)
+            unit = abs(factor) ** 0.5 * self.scale / n
+            wrong = wrong + (unit * errors[name]).square().sum(-1)
             right = right + total[:, LAYERED.index(name)] / abs(factor)
-        partials = torch.where(wrong > 0, wrong / right, wrong).max().sqrt()
+        partials = over(wrong, right).max().sqrt()
         gap = max(ahead.gap, back.gap)
-        return Depth(ahead.sweep, back.sweep, gap, states, adjoints, float(partials))
+        bounds = (states, adjoints, float(partials))
+        return Depth(
+            ahead.sweep, back.sweep, gap, *(math.inf if math.isnan(b) else b for b in bounds)
+        )

@@ -17,8 +17,8 @@ class Depth:
     ----------
     forward, backward : how often all segments were carried through at once; 0 where the sweep
         went one layer after the other.
-    gap : the largest |Δ| where two segments meet, relative to the sample's largest value and over
-        2ε√length, what the roundings of a segment's layers may add up to.
+    gap : the largest |Δ| where two segments meet, relative to the larger end of its segment and
+        over 2ε√length, what the roundings of a segment's layers may add up to.
     states, adjoints : bounds on max_k|Δh_k| and max_k|Δp_k|, relative to the largest, over samples.
     partials : a bound on the error of ∂ℓ in V, W and b in the norm of the slope, relative to it.
     """

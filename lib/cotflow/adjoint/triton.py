@@ -163,7 +163,7 @@ def _value(z, KIND: tl.constexpr):
         value, _ = _tanh(z)
         return value
     elif KIND == 2:
-        return tl.where(z > 0, z, 0.0)
+        return tl.where(z <= 0, 0.0, z)
     else:
         return z
 

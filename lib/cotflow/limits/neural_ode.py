@@ -39,6 +39,10 @@ def weight_functions(
     )
 
 
+# A step has six evaluations; more than two steps of them at one place lead nowhere.
+STAYS = 12
+
+
 @dataclass(frozen=True)
 class Trajectory:
     """H at the given s, and how often the right-hand side was evaluated for it."""
@@ -75,11 +79,17 @@ def integrate(
     tolerance = _require(h0, s, tolerance)
     from torchdiffeq import odeint
 
-    evaluations = 0
+    evaluations, stays, before = 0, 0, math.nan
+    rounding = torch.finfo(h0.dtype).eps
 
     def velocity(time: Tensor, h: Tensor) -> Tensor:
-        nonlocal evaluations
+        nonlocal evaluations, stays, before
         evaluations += 1
+        now, near = float(time), 4.0 * rounding * max(abs(before), rounding)
+        stays, before = (stays + 1 if abs(now - before) <= near else 0), now
+        # What torchdiffeq asserts as well, and python -O leaves out: else it would go on for ever.
+        if stays > STAYS or not math.isfinite(before):
+            raise AssertionError(f"no step onwards from s = {before:.6g}")
         found = f(min(max(float(time), 0.0), 1.0), h)
         if not isinstance(found, Tensor) or found.shape != h.shape or found.is_complex():
             raise ValueError(

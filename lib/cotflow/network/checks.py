@@ -56,3 +56,16 @@ def shape_of(what: str, runs: Any, *axes: int) -> tuple[int, ...]:
     if math.prod(shape) > MOST:
         raise ValueError(f"{what}: expected a shape that memory can hold, received {shown(shape)}")
     return shape
+
+
+def device_here(device: Any, what: str) -> torch.device:
+    """The device of that name; raises ValueError "``what``: expected …" where there is none."""
+    try:
+        found = torch.device(device)
+        torch.empty(0, dtype=torch.uint8, device=found)
+        return found
+    except (TypeError, ValueError, RuntimeError, AssertionError) as reason:
+        said = str(reason).splitlines()[0][:80]
+        raise ValueError(
+            f"{what}: expected a device that is here, received {shown(device)} ({said})"
+        ) from None

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cotflow.network.activations import GELU, Activation
-from cotflow.network.checks import require_dtype, shape_of
+from cotflow.network.checks import device_here, require_dtype, shape_of
 from cotflow.network.initial import Sizes, zero_output
 from cotflow.network.numbers import plain, shown, whole
 from cotflow.network.residual import ResidualNet
@@ -44,18 +44,6 @@ class Experiment:
     weights: Weights
     x: Tensor
     y: Tensor
-
-
-def _device(device: Any) -> torch.device:
-    try:
-        found = torch.device(device)
-        torch.empty(0, dtype=torch.uint8, device=found)
-        return found
-    except (TypeError, ValueError, RuntimeError, AssertionError) as reason:
-        said = str(reason).splitlines()[0][:80]
-        raise ValueError(
-            f"published: expected a device that is here, received {shown(device)} ({said})"
-        ) from None
 
 
 def _seeds(seed: Any) -> int | list[int]:
@@ -99,7 +87,7 @@ def published(
             f"published: expected one of {sorted(PUBLISHED)}, received {shown(figure)}"
         )
     require_dtype(dtype, "published")
-    device = _device(device)
+    device = device_here(device, "published")
     seeds = _seeds(seed)
     samples, width = PUBLISHED[figure]
     sizes = Sizes(depth=depth, width=width, state=16, inputs=16, outputs=16)

@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from cotflow.network.checks import require_tensor
+from cotflow.network.checks import device_here, require_tensor
 
 
 def require_numbers(values: Tensor, what: str, name: str) -> None:
@@ -60,4 +60,6 @@ class Tensors:
         self: T, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
     ) -> T:
         """The same with another dtype or on another device."""
+        if device is not None:
+            device = device_here(device, type(self).__name__.lower())
         return self.map(lambda value: value.to(dtype=dtype, device=device))
