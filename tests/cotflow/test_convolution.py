@@ -35,7 +35,8 @@ def blobs(samples=40, side=8, inputs=1, seed=0, **options):
     """Images of three classes that differ in their mean."""
     g = torch.Generator().manual_seed(seed)
     labels = torch.arange(samples) % 3
-    images = torch.randn(samples, inputs, side, side, generator=g) + labels[:, None, None, None]
+    noise = torch.randn(samples, inputs, side, side, generator=g, dtype=torch.float32)
+    images = noise + labels[:, None, None, None]
     return Images("blobs", images, labels, images[:9], labels[:9], **options)
 
 
@@ -349,7 +350,7 @@ def test_a_wrong_request_is_refused_with_a_sentence():
     with pytest.raises(ValueError, match="epochs ≥ 1"):
         Trainer(epochs=0)
     with pytest.raises(ValueError, match="at least 2×2 positions"):
-        net(weights, torch.zeros(1, 1, 2, 2))
+        net(weights, torch.zeros(1, 1, 2, 2, dtype=torch.float32))
     with pytest.raises(FloatingPointError, match="smaller rate"):
         train(net, weights, data, [0], Trainer(rate=1e30, epochs=9))
 

@@ -6,10 +6,20 @@ import inspect
 import pkgutil
 
 import pytest
+import torch
 
 import cotflow
 
 MODULES = [info.name for info in pkgutil.walk_packages(cotflow.__path__, "cotflow.")]
+
+
+@pytest.fixture(autouse=True)
+def as_it_is_printed():
+    """Tensors show their dtype where it is not the default one, which is torch's own here."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    yield
+    torch.set_default_dtype(before)
 
 
 def run(test):

@@ -70,7 +70,7 @@ def kinds():
         "of torch": functools.partial(torch.clamp, min=0.0),
         "bound": Clip(0.5).__call__,
         "lambda": lambda s: s.weights.V,
-        "closure": made(2.0, torch.ones(2)),
+        "closure": made(2.0, torch.ones(2, dtype=torch.float32)),
         "global": observer,
         "gap": lambda s: largest_gap(s.weights),
         "module": torch.nn.Linear(1, 1, bias=False).requires_grad_(False).double(),
@@ -131,7 +131,7 @@ def test_each_of_its_own():
         ("1", 1),
         (None, "None"),
         (torch.zeros(2), np.zeros(2)),
-        (torch.ones(2), torch.ones(2, dtype=torch.float64)),
+        (torch.ones(2, dtype=torch.float32), torch.ones(2, dtype=torch.float64)),
     ],
 )
 def test_what_differs_is_told_apart(one, other):

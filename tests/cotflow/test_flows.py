@@ -362,7 +362,7 @@ def test_bad_arguments_give_one_sentence(wrong, message):
         {"segment": 0},
         {"x": torch.zeros(5, 3, dtype=torch.float64)},
         {"y": torch.zeros(4, 2, dtype=torch.float64)},
-        {"x": torch.zeros(5, 2)},
+        {"x": torch.zeros(5, 2, dtype=torch.float32)},
     ],
     ids=lambda wrong: str([*wrong]),
 )

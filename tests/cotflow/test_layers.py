@@ -216,7 +216,8 @@ def test_a_distance_beyond_the_range_of_numbers_is_refused():
     with pytest.raises(ValueError, match="within the range of float32"):
         labelled_distance(far.float().nan_to_num(posinf=3e38), -far.float().nan_to_num(posinf=3e38))
     with pytest.raises(ValueError, match="within the range of float32"):
-        sliced_distance(*(s * torch.full((1, 2, 1), 1e30) for s in (1, -1)), torch.ones(1, 1))
+        near = torch.full((1, 2, 1), 1e30, dtype=torch.float32)
+        sliced_distance(near, -near, torch.ones(1, 1, dtype=torch.float32))
     assert float(conditional_distance(far, 0.5 * far)) == pytest.approx(0.85e308)
 
 

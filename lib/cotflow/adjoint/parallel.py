@@ -19,7 +19,7 @@ from torch import Tensor
 
 from cotflow.adjoint import card, segments
 from cotflow.adjoint.segments import Layers
-from cotflow.adjoint.sweep import Depth, Sweep
+from cotflow.adjoint.sweep import Depth, Sweep, turn
 from cotflow.network.numbers import real, whole
 from cotflow.network.residual import ResidualNet
 from cotflow.network.weights import LAYERED, Weights
@@ -114,7 +114,7 @@ class Parallel:
         if ahead is None:
             return None
 
-        error, p = segments.turn(net, weights, ahead.end.reshape(h0.shape), y)
+        error, p = turn(net, weights, ahead.end.reshape(h0.shape), y)
         p = p.reshape(start.shape)
         back = last_of(backward_sweeps(fine, small, size, p, ahead.values, length), *most)
         if back is None:
@@ -385,10 +385,10 @@ class Norms:
         """
         sigma, n, c_q = net.activation, ahead.error.shape[-1], self.input_scale
         B = weights.B.reshape(-1, *weights.B.shape[-2:])
-        turn = 2.0 * net.loss_factor * schatten(B).square()
+        pull = 2.0 * net.loss_factor * schatten(B).square()
         h, seen, off = lengths(ahead.values).amax(1), lengths(back.values).amax(1), ahead.error
         p = seen + back.error
-        grown = self.before[:, -1:].exp() * (turn.unsqueeze(-1) + self.bend.unsqueeze(-1) * p)
+        grown = self.before[:, -1:].exp() * (pull.unsqueeze(-1) + self.bend.unsqueeze(-1) * p)
         unsure = back.error + times(off, grown)
         states, adjoints = float(over(off, h).max()), float(over(unsure, seen).max())
 

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cotflow.adjoint.sweep import Sweep
+from cotflow.adjoint.sweep import Sweep, turn
 from cotflow.network.residual import ResidualNet
 from cotflow.network.weights import Weights
 
@@ -39,8 +39,8 @@ def sweep(
         states, features, slopes = layers.forward(kept.pop(), first, min(first + c, depth))
         if first + c >= depth:
             last_state = states[-1].reshape(h0.shape)
-            error = torch.matmul(last_state, weights.B.mT) - y
-            p = torch.matmul(error, weights.B).mul_(2.0 * net.loss_factor).reshape(states[-1].shape)
+            error, p = turn(net, weights, last_state, y)
+            p = p.reshape(states[-1].shape)
         adjoints = layers.backward(slopes, p, first)
         p = adjoints[0]
         for name, value in layers.partials(factors, states, adjoints, features, slopes).items():

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cotflow.adjoint.sweep import Depth, Sweep
+from cotflow.adjoint.sweep import Depth, Sweep, turn
 from cotflow.network.residual import ResidualNet
 from cotflow.network.weights import LAYERED, Weights
 
@@ -188,14 +188,6 @@ def _at(value: Float[Tensor, "runs layers n q"], k: int, length: int) -> Tensor:
     if found.shape[1] < segments:
         found = torch.cat((found, torch.zeros_like(value[:, :1])), 1)
     return found.flatten(0, 1)
-
-
-def turn(
-    net: ResidualNet, weights: Weights, last: Tensor, y: Tensor
-) -> tuple[Float[Tensor, "*runs n dy"], Float[Tensor, "*runs n q"]]:
-    """F(x_i) − y_i and p_L = 2 c_ℓ Bᵀ(F(x_i) − y_i)."""
-    error = torch.matmul(last, weights.B.mT) - y
-    return error, torch.matmul(error, weights.B).mul_(2.0 * net.loss_factor)
 
 
 def room(

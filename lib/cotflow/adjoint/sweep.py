@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from cotflow.network.residual import ResidualNet
+from cotflow.network.weights import Weights
 
 
 @dataclass(frozen=True)
@@ -53,3 +57,11 @@ class Sweep:
     states: Float[Tensor, "*runs layers n q"] | None
     adjoints: Float[Tensor, "*runs layers n q"] | None
     depth: Depth | None = None
+
+
+def turn(
+    net: ResidualNet, weights: Weights, last: Tensor, y: Tensor
+) -> tuple[Float[Tensor, "*runs n dy"], Float[Tensor, "*runs n q"]]:
+    """F(x_i) − y_i and p_L = 2 c_ℓ Bᵀ(F(x_i) − y_i)."""
+    error = torch.matmul(last, weights.B.mT) - y
+    return error, torch.matmul(error, weights.B).mul_(2.0 * net.loss_factor)
