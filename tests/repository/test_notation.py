@@ -152,6 +152,8 @@ def test_the_table_names_every_symbol_once_and_pages_that_exist():
         r"$\lVert A-\bar A\rVert_F\le M$",
         r"$K_1=\sup\lvert\sigma'\rvert$",
         r"$\Omega=\mathbb R^p$",
+        r"$\int\lvert\omega-\omega'\rvert^2\mathrm d\pi$",
+        r"$h_0+\frac1L\sum_{i<k}f(h_i)$",
         "```{code-cell} ipython3\n:tags: [x]\n\nclaim(statement=rf\"order $S^{{-1}}$, $1/S$ at {x}\")\n```\n",
         "```{code-cell} ipython3\n---\nmystnb:\n  figure:\n    caption: falls like $1/S$\n---\nx = 1\n```\n",
         "```{code-cell} ipython3\ndepths = [8]  # layers S\n```\n",
