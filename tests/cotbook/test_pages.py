@@ -41,7 +41,8 @@ LINKS = "() => [...document.querySelectorAll('a[href]')].map((link) => link.href
 VERDICTS = """() => [...document.querySelectorAll(
   'table.cotflow-ledger tbody tr a:has(.cotflow-mark)')].map((link) => link.href)"""
 
-CARDS = """() => [...document.querySelectorAll('.cotflow-claim[id]')].map(
+CARDS = """() => [...document.querySelectorAll(
+  '.cotflow-claim[id], .cotflow-cases tr[id]')].map(
   (card) => location.href + '#' + card.id)"""
 
 BOXES = """() => [...document.querySelectorAll('div.proof[id]')].map(
