@@ -275,17 +275,19 @@ def card(entry: Entry) -> str:
 def cases(statement: str, entries: Mapping[str, Claim]) -> str:
     """The claims of one statement as a table, a row for each case, with the anchor of its claim.
 
-    A source that all have in common stands once, above.
+    A source and a kind of interval that all have in common stand once, above.
     """
     sources = {entry.provenance for entry in entries.values()}
-    shared = f" <small>{written(*sources)}</small>" if len(sources) == 1 else ""
+    intervals = {entry.interval if spread(entry) else "" for entry in entries.values()}
+    once = [*(sources if len(sources) == 1 else ()), *(intervals if len(intervals) == 1 else ())]
+    shared = "".join(f" <small>{written(text)}</small>" for text in once if text)
     head = ("verdict", "case", "predicted", "measured", "tolerance")
     rows = []
     for case, entry in entries.items():
         found = html(measured(entry))
-        if spread(entry):
+        if spread(entry) and len(intervals) > 1:
             found += f" <small>{written(entry.interval)}</small>"
-        source = "" if shared else f" <small>{written(entry.provenance)}</small>"
+        source = f" <small>{written(entry.provenance)}</small>" if len(sources) > 1 else ""
         cells = (
             f'<span class="cotflow-mark">{mark(entry.verdict)}</span>',
             html(pieces(case)) + source,

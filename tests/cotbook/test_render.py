@@ -86,11 +86,13 @@ def test_claims_of_one_statement_are_rows_with_their_anchors():
     assert text.count('<tr class="cotflow-fails" id="claim-tiny-') == 2
     assert 'id="claim-tiny-slope"' in text and 'id="claim-tiny-gap"' in text
     assert "&amp; b</td><td>= −1</td><td>1.25·10<sup>−7</sup> [0, 2" in text
-    assert "<small>5 seeds</small>" in text
+    assert "] <small>5 seeds</small></td>" in text
     found["d"] = claim(name="other", provenance="[C] measured")
     text = render.cases("", found)
     assert text.count("<small>[M] Prop. 3</small>") == 2
     assert "d <small>[C] measured</small></td>" in text
+    text = render.cases("", {case: claim(name=case, low=0, high=1, interval="3") for case in "ab"})
+    assert text.count("<small>3</small>") == 1 and "<small>3</small></caption>" in text
 
 
 def test_rows_and_sections_are_characters():
