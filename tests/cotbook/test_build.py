@@ -355,17 +355,26 @@ def test_changed_number_refreshes_a_ledger_on_an_unchanged_page(built):
 
 
 def test_cards_and_tables_are_made_from_records_when_the_page_is(built):
-    table = 'chapter.table(["a < b"], [["$x$"]])\nchapter.close()'
+    tables = """\
+chapter.table(["a < b"], [["$x$"]])
+chapter.cases(
+    "C < D", {name: {"name": name, "measured": 1} for name in "xy"},
+    provenance="[R] arithmetic", relation="at most", predicted=2, tolerance=0,
+)
+chapter.close()"""
     with (
         built.edited("lib/cotbook/chapter.py", "render.card(entry)", '"<b>a live card</b>"'),
         built.edited("lib/cotbook/chapter.py", "render.table(head, rows)", '"<b>a live table</b>"'),
-        built.edited("book/tiny.md", "chapter.close()", table),
+        built.edited("lib/cotbook/chapter.py", "render.cases(statement, found)", '"a live case"'),
+        built.edited("book/tiny.md", "chapter.close()", tables),
     ):
         build = built.build()
     assert build.returncode == 0, build.stdout
-    assert_ledger(built)
+    assert "3 claims measured in 1 chapter: 3 hold." in built.page("index")
     page = built.page("tiny")
     assert "<th>a &lt; b</th>" in page
+    assert "<caption>C &lt; D" in page and '<tr class="cotflow-holds" id="claim-tiny-y">' in page
+    assert 'href="tiny.html#claim-tiny-x"' in built.page("index")
     assert "a live" not in page
     stored = (built.folder / "_build/jupyter_execute/book/tiny.ipynb").read_text()
     assert "a live card" in stored and "a live table" in stored

@@ -18,13 +18,13 @@ from cotflow.network.weights import LAYERED, Weights, require_finite, require_fi
 
 @dataclass(frozen=True)
 class DepthGrowth:
-    """N′ ≤ ΛN + δ/L for N = max(|A^L − A|, max_k‖Z_k^L − Z(k/L)‖, |B^L − B|), and
-    |h_{k,i} − H_i(k/L)| ≤ DN + r/L for every sample.
+    """Δ_L′ ≤ ΛΔ_L + δ/L for Δ_L = max(|A^L − A|, max_k‖Z_k^L − Z(k/L)‖, |B^L − B|), and
+    |h_{k,i} − H_i(k/L)| ≤ γΔ_L + δ_h/L for every sample.
 
     Attributes
     ----------
     growth, defect : Λ and δ.
-    gain, sampling : D and r, the largest over the samples.
+    gain, sampling : γ and δ_h, the largest over the samples.
     """
 
     growth: Float[Tensor, "*runs"]
@@ -43,27 +43,27 @@ def depth_growth(
 ) -> DepthGrowth:
     """Λ and δ at one training time, from norms that the network and its limit have there.
 
-    Over both, v, w and M_B are the largest operator norms of V, W and B; R_i, P_i and Q_i the
-    largest |h|, |p| and |F(x_i) − y_i| of a sample; K_Z is ``limit.lipschitz()``. With c = c_m c_q,
-    K_σ = sup|σ′| and C = c_q sup|σ″|, for every sample
+    Over both, v, ω and C_B are the largest operator norms of V, W and B; h̄, p̄ and Q the largest
+    |h|, |p| and |F(x) − y| of a sample; Lip_Z is ``limit.lipschitz()``. With c = c_m c_q,
+    C_σ′ = sup|σ′|, C_σ″ = sup|σ″| and a = c_q C_σ″ h̄, for every sample
 
-    κ₁ = cK_σvw,  κ₂ = cK_σR(w² + v²)^½,  κ₁₁ = cCvw²,  κ₁₂ = c(K_σ²w² + v²(K_σ + CwR)²)^½,
-    κ₂₂ = cR(CvR + (C²v²R² + 4K_σ²)^½)/2,
-    θ = e^{κ₁},  S = M_BR + Q,  D = θ(|x| + κ₂),  r = ½θ(κ₁²R + κ₂K_Z),
-    ρ = ½P(κ₁² + κ₁κ₁₁R + κ₁₂K_Z),
-    Ψ = θ((2c_ℓM_B² + Pκ₁₁)D + 2c_ℓS),  χ = θ((2c_ℓM_B² + Pκ₁₁)r + ρ),
+    κ₁ = cC_σ′vω,  κ₂ = cC_σ′h̄(ω² + v²)^½,  κ₁₁ = cc_qC_σ″vω²,
+    κ₁₂ = c(C_σ′²ω² + v²(C_σ′ + aω)²)^½,  κ₂₂ = ½ch̄(av + (a²v² + 4C_σ′²)^½),
+    ϑ = e^{κ₁},  γ = ϑ(|x| + κ₂),  δ_h = ½ϑ(κ₁²h̄ + κ₂Lip_Z),
+    ρ = ½p̄(κ₁² + κ₁κ₁₁h̄ + κ₁₂Lip_Z),
+    Ψ = ϑ((2c_ℓC_B² + p̄κ₁₁)γ + 2c_ℓ(C_Bh̄ + Q)),  χ = ϑ((2c_ℓC_B² + p̄κ₁₁)δ_h + ρ),
 
     and with means ⟨·⟩ over the samples
 
-    Λ = max(⟨κ₂Ψ + P(κ₁₂D + κ₂₂)⟩, ⟨|x|(Ψ + θPκ₁₂)⟩, 2c_ℓ⟨SD + R²⟩),
-    δ = max(⟨κ₂χ + Pκ₁₂(r + κ₁R)⟩, ⟨|x|χ⟩, 2c_ℓ⟨Sr⟩).
+    Λ = max(⟨κ₂Ψ + p̄(κ₁₂γ + κ₂₂)⟩, ⟨|x|(Ψ + ϑp̄κ₁₂)⟩, 2c_ℓ⟨(C_Bh̄ + Q)γ + h̄²⟩),
+    δ = max(⟨κ₂χ + p̄κ₁₂(δ_h + κ₁h̄)⟩, ⟨|x|χ⟩, 2c_ℓ⟨(C_Bh̄ + Q)δ_h⟩).
 
-    What is not trained does not enter: of κ₂, κ₁₂ and κ₂₂ the part of V or W, but in r and ρ,
-    since it may change with s; without A the |x| of D and the second entries of Λ and δ; without B
-    the 2c_ℓS of Ψ and the third entries.
+    What is not trained does not enter: of κ₂, κ₁₂ and κ₂₂ the part of V or W, but in δ_h and ρ,
+    since it may change with s; without A the |x| of γ and the second entries of Λ and δ; without B
+    the 2c_ℓ(C_Bh̄ + Q) of Ψ and the third entries.
 
     One explicit Euler step of size η in time, of the network and of the limit, obeys
-    N⁺ ≤ (1 + ηΛ)N + ηδ/L; a 1-Lipschitz clip changes nothing.
+    Δ_L⁺ ≤ (1 + ηΛ)Δ_L + ηδ/L; a 1-Lipschitz clip changes nothing.
 
     Parameters
     ----------

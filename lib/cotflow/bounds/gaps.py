@@ -19,14 +19,14 @@ from cotflow.network.weights import Weights
 
 @dataclass(frozen=True)
 class WorstCase:
-    """[M] Prop. 7 for two-layer residuals: gaps ≤ (D_0 + βT/L)e^{αT} on ‖Z‖ ≤ M, D_0 at the start.
+    """[M] Prop. 7 for two-layer residuals: gaps ≤ (D_0 + βT/L)e^{αT} on ‖Z‖ ≤ C_θ, D_0 at first.
 
     The constants are towers of exponentials, so what is kept are logarithms in base 10.
 
     Attributes
     ----------
-    K1 : sup‖∂₁f‖.
-    log10_kappa : log₁₀ max(K₁, K₂).
+    K1 : κ₁ = sup‖∂₁f‖.
+    log10_kappa : log₁₀ max(κ₁, κ₂).
     log10_alpha, log10_beta : log₁₀ of α and β; ``inf`` where even this number overflows.
     """
 
@@ -43,22 +43,23 @@ def _usual(norm: float) -> bool:
 def worst_case(
     net: ResidualNet, weights: Weights, bound: float, x_bound: float, y_bound: float
 ) -> WorstCase:
-    """K₁, κ, α and β of [M] Prop. 7 with f(h, z) = c_m V σ(c_q W h), for layer norms
-    ‖V‖_F + ‖W‖_F ≤ M, |x| ≤ M_X, |y| ≤ M_Y and H = e^{K₁} M M_X. Derivatives are bounded, and
-    gaps measured, in the Euclidean norm (‖V‖_F² + ‖W‖_F²)^½.
+    """κ₁, κ, α and β of [M] Prop. 7 with f(h, z) = c_m V σ(c_q W h), for layer norms
+    ‖V‖_F + ‖W‖_F ≤ C_θ, |x| ≤ C_X, |y| ≤ C_Y and h̄ = e^{κ₁} C_θ C_X. Derivatives are bounded,
+    and gaps measured, in the Euclidean norm (‖V‖_F² + ‖W‖_F²)^½.
 
-    With c = c_m c_q, C_σ = sup|σ″|, a = cK_σH and b = c c_q C_σ M H²:  K₁ = cK_σM²/4,
-    K₂ = cK_σMH,  K′ = max((b + (b² + 4a²)^½)/2, cK_σM + c c_q C_σ M²H/4), where the first is
-    the norm of the quadratic form 2a|δV||δW| + b|δW|²,
-    α = 2 c_ℓ e^κ K′ M (e^κ M² M_X + M_Y),  β = (α/K′) κ (κ + e^κ K′ M M_X).
+    With c = c_m c_q, C_σ′ = sup|σ′|, C_σ″ = sup|σ″|, a = c C_σ′ h̄ and b = c c_q C_σ″ C_θ h̄²:
+    κ₁ = c C_σ′ C_θ²/4,  κ₂ = c C_σ′ C_θ h̄,
+    κ′ = max((b + (b² + 4a²)^½)/2, c C_σ′ C_θ + c c_q C_σ″ C_θ² h̄/4), where the first is the
+    norm of the quadratic form 2a|δV||δW| + b|δW|²,
+    α = 2 c_ℓ e^κ κ′ C_θ (e^κ C_θ² C_X + C_Y),  β = (α/κ′) κ (κ + e^κ κ′ C_θ C_X).
 
     Raises
     ------
-    ValueError : M or M_X is not between 1e-100 and 1e100, or M_Y is not between 0 and 1e100.
+    ValueError : C_θ or C_X is not between 1e-100 and 1e100, or C_Y is not between 0 and 1e100.
     """
-    bound = real(bound, "worst case: expected 1e-100 ≤ M ≤ 1e100", _usual)
-    x_bound = real(x_bound, "worst case: expected 1e-100 ≤ M_X ≤ 1e100", _usual)
-    y_bound = real(y_bound, "worst case: expected 0 ≤ M_Y ≤ 1e100", lambda v: v == 0.0 or _usual(v))
+    bound = real(bound, "worst case: expected 1e-100 ≤ C_θ ≤ 1e100", _usual)
+    x_bound = real(x_bound, "worst case: expected 1e-100 ≤ C_X ≤ 1e100", _usual)
+    y_bound = real(y_bound, "worst case: expected 0 ≤ C_Y ≤ 1e100", lambda v: v == 0.0 or _usual(v))
     sigma, ln10 = net.activation, math.log(10.0)
     c_q = net.input_scale(weights.state)
     c = net.residual_scale(1, weights.width) * c_q

@@ -1,7 +1,7 @@
-"""|∂ℓ|² ≥ µℓ near a start with V = 0: constants of [M] Prop. 5, Prop. 8, Thm 6, and sharper ones.
+"""|∂ℛ|² ≥ c_PL ℛ near V = 0: constants of [M] Prop. 5, Prop. 8, Thm 6, and sharper ones.
 
-The ball of radius M around (Ā, Z̄, B̄), [M] Definition 1: ‖A − Ā‖_F ≤ M, ‖B − B̄‖_F ≤ M and
-‖V_k − V̄_k‖_F + ‖W_k − W̄_k‖_F ≤ M for every layer. Matrices Σ_k = [σ(c_q W_k h_{k−1,i})]_i are m×n.
+The ball of radius R around (Ā, Z̄, B̄), [M] Definition 1: ‖A − Ā‖_F ≤ R, ‖B − B̄‖_F ≤ R and
+‖V_k − V̄_k‖_F + ‖W_k − W̄_k‖_F ≤ R for every layer. Matrices Σ_k = [σ(c_q W_k h_{k−1,i})]_i are m×N.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from cotflow.network.weights import Weights, require_finite
 
 
 def pl_constant(at: Gradient) -> Float[Tensor, "*runs"]:
-    """(‖∂_Aℓ‖² + LΣ_k‖∂_{Z_k}ℓ‖² + ‖∂_Bℓ‖²)/ℓ over the trained parts, [M] Definition 1; not a
-    number where ℓ = 0."""
+    """(‖∂_Aℛ‖² + LΣ_k‖∂_{Z_k}ℛ‖² + ‖∂_Bℛ‖²)/ℛ over the trained parts, [M] Definition 1; not a
+    number where ℛ = 0."""
     return at.slope_squared / at.loss
 
 
 @dataclass(frozen=True)
 class Proposition5:
-    """[M] Prop. 5 for ‖x_i‖ = √q, q ≥ d + d′: if m ≥ c₁n and L ≥ c₂√(nq), then with probability
-    1 − δ the (M, µ)-local PL condition holds at the start, M = c₃/√(nq) and µ = c₄/(n√(nq)).
+    """[M] Prop. 5 for ‖x_i‖ = √q, q ≥ d + d′: if m ≥ c₁N and L ≥ c₂√(Nq), then with probability
+    1 − δ the (R, c_PL)-local PL condition holds at the start, R = c₃/√(Nq), c_PL = c₄/(N√(Nq)).
 
     Attributes
     ----------
     order, coefficient : r ≥ 2 and |η_r(σ)|.
-    width, depth : c₁n and c₂√(nq).
-    radius : M.
-    constant : µ as the proof gives it; :attr:`stated` is the smaller c₄/(n√n·q) of the statement.
+    width, depth : c₁N and c₂√(Nq).
+    radius : R.
+    constant : c_PL as the proof gives it; :attr:`stated` is the smaller c₄/(N√N·q) as stated.
     """
 
     order: int
@@ -87,8 +87,8 @@ class Proposition5:
 def proposition_5(
     activation: Activation, order: int, coefficient: float, samples: int, state: int
 ) -> Proposition5:
-    """c₁ = max(2¹⁰K²e^{4√2K}/η², 1), c₂ = 128K²e^{2√2K}/η, c₃ = min(η/(32√2K), ½),
-    c₄ = η³/(2¹⁴K²e^{6√2K}), with K = sup|σ′| and η = |η_r|."""
+    """c₁ = max(2¹⁰C²e^{4√2C}/η², 1), c₂ = 128C²e^{2√2C}/η, c₃ = min(η/(32√2C), ½),
+    c₄ = η³/(2¹⁴C²e^{6√2C}), with C = sup|σ′| and η = |η_r|."""
     samples = whole(samples, "[M] Prop. 5: expected samples ≥ 1", 1)
     state = whole(state, "[M] Prop. 5: expected a state ≥ 1", 1)
     eta, K, root = abs(coefficient), activation.lipschitz, math.sqrt(2.0)
@@ -109,7 +109,7 @@ def proposition_5(
     )
 
 
-# −log of e^{−δ}/(1 − δ)^{1−δ} at δ = ¾, over 4: what the Chernoff bound gives at a quarter.
+# −log of e^{−ζ}/(1 − ζ)^{1−ζ} at ζ = ¾, over 4: what the Chernoff bound gives at a quarter.
 FEATURE_EXPONENT = (0.75 + 0.25 * math.log(0.25)) / 4.0
 PRINTED_EXPONENT = 3.0 / 64.0
 
@@ -121,10 +121,10 @@ def feature_failure(
     bound: float,
     exponent: float = PRINTED_EXPONENT,
 ) -> float:
-    """n exp(−a·m η²/(M_σ² n)) ≥ P(s_min(σ(WX)) < ¼√m|η|), given |⟨x_i, x_j⟩|^r ≤ 3/(4n) for unit x.
+    """N exp(−a·m η²/(C_σ² N)) ≥ P(σ_min(σ(WX)) < ¼√m|η|), given |⟨x_i, x_j⟩|^r ≤ 3/(4N), unit x.
 
     a = 3/64 as printed in [M] (Lemma 21); the matrix Chernoff bound gives a = 0.1008
-    (:data:`FEATURE_EXPONENT`), and 9/128 in its simplest form. Void (n) for unbounded σ.
+    (:data:`FEATURE_EXPONENT`), and 9/128 in its simplest form. Void (N) for unbounded σ.
     """
     samples = whole(samples, "[M] Lemma 21: expected samples ≥ 1", 1)
     real(width, "[M] Lemma 21: expected a width ≥ 1", lambda m: 1.0 <= m < math.inf)
@@ -135,14 +135,15 @@ def feature_failure(
 
 @dataclass(frozen=True)
 class Theorem6:
-    """[M] Thm 6 where Prop. 5 holds: (1/n)Σ|y_i|² ≤ C gives ℓ(t) ≤ exp(−c₄t/(n√n·q)) ℓ(0).
+    """[M] Thm 6 where Prop. 5 holds: (1/N)Σ|y_i|² ≤ C gives ℛ(t) ≤ exp(−c₄t/(N√N·q)) ℛ(0).
 
     Attributes
     ----------
-    log10_K : log₁₀ of K = max(sup‖∂₁f‖, sup‖∂₂f‖) over ‖h‖ ≤ e^{K₁}M_AM_X, ‖V‖_F + ‖W‖_F ≤ M_Z.
-    log10_log10_C : log₁₀(−log₁₀ C) with that K.
-    kind_K, kind_log10_C : K and log₁₀ C when the suprema are taken over the ball alone, ‖V‖ ≤ M
-        and ‖W‖ ≤ √(2qm) + M.
+    log10_K : log₁₀ of C_f = max(sup‖∂₁f‖, sup‖∂₂f‖), both over ‖V‖_F + ‖W‖_F ≤ C_Z and the
+        second over ‖h‖ ≤ e^{sup‖∂₁f‖}C_AC_X.
+    log10_log10_C : log₁₀(−log₁₀ C) with that C_f.
+    kind_K, kind_log10_C : C_f and log₁₀ C when the suprema are taken over the ball alone, ‖V‖ ≤ R
+        and ‖W‖ ≤ √(2qm) + R.
     """
 
     log10_K: float
@@ -152,8 +153,8 @@ class Theorem6:
 
 
 def theorem_6(five: Proposition5, lipschitz: float, width: float) -> Theorem6:
-    """C = c₃²c₄²/(64n⁴q³ max(M_BK, M_BM_X, M_AM_X)² e^{2K}), M_A = M_B = 1 + M, M_X = √q and
-    M_Z = √(2qm) + M, for two-layer residuals of width m."""
+    """C = c₃²c₄²/(64N⁴q³ max(C_BC_f, C_BC_X, C_AC_X)² e^{2C_f}), C_A = C_B = 1 + R, C_X = √q and
+    C_Z = √(2qm) + R, for two-layer residuals of width m."""
     lipschitz = real(lipschitz, "[M] Thm 6: expected a finite sup|σ′| > 0", positive)
     width = real(width, "[M] Thm 6: expected a width ≥ 1", lambda m: 1.0 <= m < math.inf)
     n, q, M, ln10 = five.samples, five.state, five.radius, math.log(10.0)
@@ -180,13 +181,13 @@ def theorem_6(five: Proposition5, lipschitz: float, width: float) -> Theorem6:
 def proposition_8(
     constant: float, radius: float, K: float, A: float, B: float, x_bound: float
 ) -> float:
-    """The largest ℓ(0) with µ ≥ max(M_BK, M_BM_X, M_AM_X)·8e^K √ℓ(0)/M, [M] Prop. 8.
+    """The largest ℛ(0) with c_PL ≥ max(C_BC_f, C_BC_X, C_AC_X)·8e^{C_f} √ℛ(0)/R, [M] Prop. 8.
 
     Parameters
     ----------
-    constant, radius : µ and M of the local PL condition.
-    K : bound on ‖∂₁f‖ and ‖∂₂f‖ over the ball, e.g. :meth:`StartNorms.derivatives`.
-    A, B : operator norms at the start; M_A = ‖A‖ + M, M_B = ‖B‖ + M.
+    constant, radius : c_PL and R of the local PL condition.
+    K : C_f, a bound on ‖∂₁f‖ and ‖∂₂f‖ over the ball, e.g. :meth:`StartNorms.derivatives`.
+    A, B : operator norms at the start; C_A = ‖A‖ + R, C_B = ‖B‖ + R.
     """
     radius = real(radius, "[M] Prop. 8: expected a finite radius > 0", positive)
     for value in (constant, K, A, B, x_bound):
@@ -198,13 +199,13 @@ def proposition_8(
 
 @dataclass(frozen=True)
 class StartBound:
-    """What holds in the whole ball of radius M around a start with V = 0.
+    """What holds in the whole ball of radius R around a start with V = 0.
 
     Attributes
     ----------
-    radius : M.
-    constant : µ with |∂ℓ|² ≥ µℓ in the ball, for all targets; 0 where the ball is too large.
-    speed : S with max(‖Ȧ‖_F, max_k(‖V̇_k‖_F + ‖Ẇ_k‖_F), ‖Ḃ‖_F) ≤ S√ℓ in the ball.
+    radius : R.
+    constant : c with |∂ℛ|² ≥ cℛ in the ball, for all targets; 0 where the ball is too large.
+    speed : S with max(‖Ȧ‖_F, max_k(‖V̇_k‖_F + ‖Ẇ_k‖_F), ‖Ḃ‖_F) ≤ S√ℛ in the ball.
     """
 
     radius: float
@@ -213,7 +214,7 @@ class StartBound:
 
     @property
     def largest_loss(self) -> float:
-        """ℓ(0) below (µM/2S)² never leaves the ball, and then ℓ(t) ≤ e^{−µt}ℓ(0)."""
+        """ℛ(0) below (cR/2S)² never leaves the ball, and then ℛ(t) ≤ e^{−ct}ℛ(0)."""
         return (self.constant * self.radius / (2.0 * self.speed)) ** 2
 
 
@@ -223,13 +224,13 @@ class StartNorms:
 
     Attributes
     ----------
-    depth, samples : L, n.
+    depth, samples : L, N.
     scales : c_m, c_q of the network, e.g. 1/√m, 1/√q.
     lipschitz, loss_factor : sup|σ′| and c_ℓ.
     A, B, least_B : ‖A‖, ‖B‖ and σ_min(Bᵀ), operator norms.
     x : max_i|x_i|.
     W : ‖W_k‖ for every layer.
-    least : s_k = s_min(Σ_k) for every layer.
+    least : σ_min(Σ_k) for every layer.
 
     Source: [C], proof in the chapter on long training times.
     """
@@ -247,18 +248,18 @@ class StartNorms:
     least: Float[Tensor, " L"]
 
     def _growth(self, radius: float) -> tuple[float, float]:
-        """(g, e^g) with g = K c_m c_q M(w + M), w = max_k‖W_k‖."""
+        """(g, e^g) with g = C_σ′ c_m c_q R(ω + R), ω = max_k‖W_k‖."""
         M, (c_m, c_q) = radius, self.scales
         g = self.lipschitz * c_m * c_q * M * (float(self.W.max()) + M)
         return g, math.exp(min(g, 700.0))
 
     def bound(self, radius: float) -> StartBound:
-        """µ = (4c_ℓc_m²/n) mean_k(s_k − Δ_k)₊² (σ_min(B) − M)₊² (1 − g/L)₊^{2L} at radius M.
+        """c_Σ = (4c_ℓc_m²/N) mean_k(σ_min(Σ_k) − Δ_k)₊² (σ_min(B) − R)₊² (1 − g/L)₊^{2L}.
 
-        With w = max_k‖W_k‖, g = Kc_mc_qM(w + M), H = (‖A‖ + M)|x|e^g and
-        D = M|x| + (e^g − 1)(‖A‖ + M)|x|:  Δ_k = √n·K c_q(MH + ‖W_k‖D), and
-        S = 2√c_ℓ·max((‖B‖ + M)e^g·max(gH/M, |x|), H). For every L ≥ 1, every width, and every
-        activation with σ(0) = 0 and K = sup|σ′| < ∞.
+        With ω = max_k‖W_k‖, g = C_σ′c_mc_qR(ω + R), H = (‖A‖ + R)|x|e^g and
+        Δ_h = R|x| + (e^g − 1)(‖A‖ + R)|x|:  Δ_k = √N·C_σ′ c_q(RH + ‖W_k‖Δ_h), and
+        S_Σ = 2√c_ℓ·max((‖B‖ + R)e^g·max(gH/R, |x|), H). For every L ≥ 1, every width, and every
+        activation with σ(0) = 0 and C_σ′ = sup|σ′| < ∞.
         """
         M = real(radius, "local PL: expected a finite radius > 0", positive)
         (c_m, c_q), K = self.scales, self.lipschitz
@@ -277,13 +278,13 @@ class StartNorms:
         )
 
     def derivatives(self, radius: float) -> float:
-        """K: ‖∂₁f‖ ≤ g and ‖∂_Vf‖ + ‖∂_Wf‖ ≤ gH/M in the ball, the larger of the two."""
+        """C_f: ‖∂₁f‖ ≤ g and ‖∂_Vf‖ + ‖∂_Wf‖ ≤ gH/R in the ball, the larger of the two."""
         radius = real(radius, "local PL: expected a finite radius > 0", positive)
         g, growth = self._growth(radius)
         return max(g, g * growth * (self.A + radius) * self.x / radius)
 
     def best(self, radii: int = 400) -> StartBound:
-        """The radius, among ``radii`` geometrically spaced ones, that admits the largest loss."""
+        """The radius, among ``radii`` geometrically spaced ones, that admits the largest risk."""
         radii = whole(radii, "local PL: expected radii ≥ 1", 1)
         candidates = (self.bound(float(M)) for M in np.geomspace(1e-8, 1.0, radii))
         return max(candidates, key=lambda bound: bound.largest_loss)
@@ -321,7 +322,7 @@ def start_norms(net: ResidualNet, weights: Weights, x: Float[Tensor, "n d"]) -> 
 def least_feature_singular_values(
     net: ResidualNet, weights: Weights, x: Float[Tensor, "*data n d"]
 ) -> Float[Tensor, "*runs L"]:
-    """s_min(Σ_k) of every layer at V = 0, where every state is Ax_i; 0 if m < n."""
+    """σ_min(Σ_k) of every layer at V = 0, where every state is Ax_i; 0 if m < N."""
     require_start(net, weights, x)
     features = _features(net, weights, x)
     if features.shape[-1] < features.shape[-2]:
@@ -333,9 +334,9 @@ def least_feature_singular_values(
 def start_constant(
     net: ResidualNet, weights: Weights, x: Float[Tensor, "*data n d"]
 ) -> Float[Tensor, "*runs"]:
-    """min over all targets of |∂ℓ|²/ℓ at a start with V = 0, A = (I; 0), B = (0, I), q ≥ d + d′:
+    """min over all targets of |∂ℛ|²/ℛ at a start with V = 0, A = (I; 0), B = (0, I), q ≥ d + d′:
 
-    (4c_ℓ/n)·λ_min(c_m² mean_k Σ_kᵀΣ_k + 2XᵀX), without 2XᵀX where A and B are frozen. Exact.
+    (4c_ℓ/N)·λ_min(c_m² mean_k Σ_kᵀΣ_k + 2XᵀX), without 2XᵀX where A and B are frozen. Exact.
 
     Source: [C], proof in the chapter on long training times.
     """

@@ -1,4 +1,4 @@
-"""How small |∂ℓ|²/ℓ gets in a ball around given weights: a search, so an upper bound of it."""
+"""How small |∂ℛ|²/ℛ gets in a ball around given weights: a search, so an upper bound of it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cotflow.network.weights import Weights
 
 @dataclass(frozen=True)
 class SmallestFound:
-    """An upper bound on inf |∂ℓ|²/ℓ over the ball; the infimum itself may be smaller.
+    """An upper bound on inf |∂ℛ|²/ℛ over the ball; the infimum itself may be smaller.
 
     Attributes
     ----------
@@ -32,8 +32,8 @@ class SmallestFound:
 
 
 def into_ball(weights: Weights, centre: Weights, radius: float, *, onto: bool = False) -> Weights:
-    """Each block moved towards the centre until it lies in [M]'s ball: ‖A − Ā‖_F ≤ M,
-    ‖V_k − V̄_k‖_F + ‖W_k − W̄_k‖_F ≤ M for each k, ‖B − B̄‖_F ≤ M; ``onto`` its border."""
+    """Each block moved towards the centre until it lies in [M]'s ball: ‖A − Ā‖_F ≤ R,
+    ‖V_k − V̄_k‖_F + ‖W_k − W̄_k‖_F ≤ R for each k, ‖B − B̄‖_F ≤ R; ``onto`` its border."""
     moves = {name: v - getattr(centre, name) for name, v in weights.tensors().items()}
     sizes = {name: torch.linalg.vector_norm(v, dim=(-2, -1)) for name, v in moves.items()}
     layers = sizes["V"] + sizes["W"]
@@ -63,7 +63,7 @@ def smallest_pl(
     draws: int = 64,
     rounds: int = 40,
 ) -> SmallestFound:
-    """The smallest |∂ℓ|²/ℓ met in the ball of [M] Definition 1, at fixed targets or, without any,
+    """The smallest |∂ℛ|²/ℛ met in the ball of [M] Definition 1, at fixed targets or, without any,
     at the worst ones of every network (:func:`worst_targets`).
 
     ``draws`` random points on the border of the ball, then ``rounds`` projected steps down the
@@ -72,7 +72,7 @@ def smallest_pl(
 
     Raises
     ------
-    ValueError : several runs, a radius or counts that are none, or a loss that is 0 or no number.
+    ValueError : several runs, a radius or counts that are none, or a risk that is 0 or no number.
     """
     radius = real(radius, "search: expected a finite radius > 0", positive)
     draws = whole(draws, "search: expected draws ≥ 0", 0)
@@ -110,8 +110,8 @@ def smallest_pl(
 
 
 def worst_targets(net: ResidualNet, weights: Weights, x: Float[Tensor, "n d"]) -> Tensor:
-    """The y with F(x) − y of length 1 and the least |∂ℓ|²/ℓ of all: with e_j the unit residuals,
-    G_ij = Σ_θ r⟨∂_θℓ(e_i), ∂_θℓ(e_j)⟩, and y from the lowest eigenvector of G."""
+    """The y with F(x) − y of length 1 and the least |∂ℛ|²/ℛ of all: with e_j the unit residuals,
+    G_ij = Σ_θ r⟨∂_θℛ(e_i), ∂_θℛ(e_j)⟩, and y from the lowest eigenvector of G."""
     outputs = net(weights, x)
     count, shape = outputs.numel(), outputs.shape
     units = torch.eye(count, dtype=outputs.dtype, device=outputs.device).reshape(count, *shape)
@@ -132,7 +132,7 @@ def _noise(like: Tensor, generator: torch.Generator) -> Tensor:
 def _log_ratio(
     net: ResidualNet, weights: Weights, x: Tensor, y: Tensor
 ) -> tuple[float, dict[str, Tensor]]:
-    """log(Σ_θ r|∂_θℓ|²/ℓ) and its gradient."""
+    """log(Σ_θ r|∂_θℛ|²/ℛ) and its gradient."""
     with torch.enable_grad():
         leaves = {name: getattr(weights, name).clone().requires_grad_() for name in net.trained}
         loss = net.loss(replace(weights, **leaves), x, y)

@@ -1,4 +1,4 @@
-"""µ(M) ≤ |∂ℓ|²/ℓ on [M]'s ball of radius M around V = 0, with what A and B add, every depth."""
+"""c_PL(R) ≤ |∂ℛ|²/ℛ on [M]'s ball of radius R around V = 0, with what A and B add, every depth."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from cotflow.network.weights import Weights
 
 @dataclass(frozen=True)
 class BlockBall:
-    """Balls ‖A − Ā‖_F ≤ M, ‖V_k‖_F + ‖W_k − W̄_k‖_F ≤ M, ‖B − B̄‖_F ≤ M around V = 0.
+    """Balls ‖A − Ā‖_F ≤ R, ‖V_k‖_F + ‖W_k − W̄_k‖_F ≤ R, ‖B − B̄‖_F ≤ R around V = 0.
 
     H̄ = ĀX are the states, Σ_k = [σ(c_qW̄_kh̄_i)]_i the features; a and b are 1 where A and B train.
 
     Attributes
     ----------
-    points, loss_factor, lipschitz, scales : n, c_ℓ, K = sup|σ′|, (c_m, c_q).
+    points, loss_factor, lipschitz, scales : N, c_ℓ, C_σ′ = sup|σ′|, (c_m, c_q).
     eigenvalue : λ = λ_min(σ_min(B̄)²(c_m² mean_k Σ_kᵀΣ_k + a XᵀX) + b H̄ᵀH̄), a lower bound.
     data, state, state_size : ‖X‖₂, ‖H̄‖₂, ‖H̄‖_F.
     output : ‖B̄‖₂.
@@ -54,7 +54,7 @@ class BlockBall:
 
     @BEYOND
     def growth(self, radius: Reals) -> Reals:
-        """e^g, g = K c_m c_q M(w + M) with w = max_k ‖W̄_k‖: how far L layers can stretch."""
+        """e^g, g = C_σ′ c_m c_q R(ω + R) with ω = max_k ‖W̄_k‖: how far L layers can stretch."""
         M, (c_m, c_q) = radii(radius), self.scales
         g = up(self.lipschitz * c_m * c_q * M * (self.inner.max() + M))
         growth: Reals = up(np.exp(g * (1.0 + 1e-12)) * (1.0 + 1e-12))
@@ -62,7 +62,7 @@ class BlockBall:
 
     @BEYOND
     def drift(self, radius: Reals) -> Reals:
-        """D = aM‖X‖ + (e^g − 1)(‖H̄‖_F + aM‖X‖) ≥ ‖H_k − H̄‖_F."""
+        """Δ_h = aR‖X‖ + (e^g − 1)(‖H̄‖_F + aR‖X‖) ≥ ‖H_k − H̄‖_F."""
         moved = radii(radius) * (self.data if self.moving[0] else 0.0)
         return up(moved + self._beyond_one(radius) * (self.state_size + moved))
 
@@ -72,13 +72,13 @@ class BlockBall:
 
     @BEYOND
     def adjoint_loss(self, radius: Reals) -> Reals:
-        """e = bMe^g + ‖B̄‖(e^g − 1) ≥ |½p_{k,i} − c_ℓB̄ᵀr_i|/(c_ℓ|r_i|)."""
+        """γ = bRe^g + ‖B̄‖(e^g − 1) ≥ |½p_{k,i} − c_ℓB̄ᵀE_i|/(c_ℓ|E_i|), E_i = F(x_i) − y_i."""
         moved = radii(radius) * (1.0 if self.moving[1] else 0.0)
         return up(moved * self.growth(radius) + self.output * self._beyond_one(radius))
 
     @BEYOND
     def feature_loss(self, radius: Reals) -> np.ndarray:
-        """Δ_k = K c_q(M(‖H̄‖₂ + D) + ‖W̄_k‖D) ≥ ‖Σ_k − Σ̄_k‖_F, a last axis of layers."""
+        """Δ_k = C_σ′ c_q(R(‖H̄‖₂ + Δ_h) + ‖W̄_k‖Δ_h) ≥ ‖Σ_k − Σ̄_k‖_F, a last axis of layers."""
         M, D = radii(radius), self.drift(radius)
         first = np.asarray(M * (self.state + D))[..., None]
         lost = first + self.inner * np.asarray(D)[..., None]
@@ -86,7 +86,7 @@ class BlockBall:
 
     @BEYOND
     def loss(self, radius: Reals) -> Reals:
-        """err = (c_m² mean_k(e‖Σ_k‖ + (‖B̄‖ + e)Δ_k)² + a(e‖X‖)² + bD²)^½."""
+        """err = (c_m² mean_k(γ‖Σ_k‖ + (‖B̄‖ + γ)Δ_k)² + a(γ‖X‖)² + bΔ_h²)^½."""
         e = self.adjoint_loss(radius)
         layers = np.asarray(e)[..., None] * self.features
         layers = layers + np.asarray(self.output + e)[..., None] * self.feature_loss(radius)
@@ -100,14 +100,14 @@ class BlockBall:
 
     @BEYOND
     def constant(self, radius: Reals) -> Reals:
-        """µ(M) = (4c_ℓ/n)(√λ − err)₊², nonincreasing in M, for all targets and every depth."""
+        """c_PL(R) = (4c_ℓ/N)(√λ − err)₊², nonincreasing in R, for all targets and every depth."""
         kept = np.maximum(down(math.sqrt(self.eigenvalue)) - self.loss(radius), 0.0)
         return down(4.0 * self.loss_factor / self.points * down(kept) ** 2)
 
     @BEYOND
     def speed(self, radius: Reals) -> Reals:
-        """S(M) = 2√(c_ℓ/n) max(a(‖B̄‖ + e)‖X‖, b(‖H̄‖₂ + D), c_m(‖B̄‖ + e)max_k(‖Σ_k‖ + Δ_k)):
-        every block moves at most at S√ℓ."""
+        """S(R) = 2√(c_ℓ/N) max(a(‖B̄‖ + γ)‖X‖, b(‖H̄‖₂ + Δ_h), c_m(‖B̄‖ + γ)max_k(‖Σ_k‖ + Δ_k)):
+        every block moves at most at S√ℛ."""
         adjoint = self.output + self.adjoint_loss(radius)
         layers = (self.features + self.feature_loss(radius)).max(-1)
         fastest = self.scales[0] * adjoint * layers
@@ -120,7 +120,7 @@ class BlockBall:
 
     @BEYOND
     def root(self, radius: Reals) -> Reals:
-        """µ/S: √ℓ falls by at least ½µ/S for every unit that the fastest block moves."""
+        """c_PL/S: √ℛ falls by at least ½c_PL/S for every unit that the fastest block moves."""
         return down(self.constant(radius) / np.maximum(self.speed(radius), LEAST))
 
 
@@ -194,9 +194,10 @@ def block_certificate(
 ) -> Certificate:
     """Convergence of [M]'s flow from V = 0, proven before the first step, at every depth.
 
-    √ℓ(0) ≤ ½∫₀^M µ/S with µ and S of :class:`BlockBall`. If it holds, no block moves further than
-    ``radius`` (blocks are A, B and each layer, with ‖V_k‖_F + ‖W_k − W̄_k‖_F), ℓ(t) ≤ e^{−rate·t}
-    ℓ(0), and every block θ converges, |θ_∞ − θ(t)| ≤ (2S/rate)√ℓ(t), to a network that fits.
+    √ℛ(0) ≤ ½∫₀^R c_PL/S with c_PL and S of :class:`BlockBall`. If it holds, no block moves
+    further than ``radius`` (blocks are A, B and each layer, with ‖V_k‖_F + ‖W_k − W̄_k‖_F),
+    ℛ(t) ≤ e^{−rate·t}ℛ(0), and every block θ converges, |θ_∞ − θ(t)| ≤ (2S/rate)√ℛ(t), to a
+    network that fits.
 
     Raises
     ------
@@ -230,9 +231,9 @@ def block_certificate(
     elif ball.eigenvalue == 0.0:
         reason = "the least eigenvalue of the tangent kernel at the start is 0 to rounding"
     elif 0.0 < risk <= 4.0 * net.loss_factor * LEAST:
-        reason = f"the loss at the start is not 0, but below {LEAST:.0e}, where squares underflow"
+        reason = f"the risk at the start is not 0, but below {LEAST:.0e}, where squares underflow"
     elif not risk <= largest:
-        reason = f"the loss {risk:.4g} at the start is above the threshold {largest:.4g}"
+        reason = f"the risk {risk:.4g} at the start is above the threshold {largest:.4g}"
     elif rate <= LEAST:
         reason = f"the rate is below {LEAST:.0e}, where squares underflow"
     return Certificate(

@@ -1,4 +1,4 @@
-"""x̃_n = x̃_{n+1} − f(x̃_{n+1}, θ_n)/L: activations made again from the last one instead of kept."""
+"""h̃_k = h̃_{k+1} − f(h̃_{k+1}, θ_k)/L: activations made again from the last one instead of kept."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def reconstruct(
 def reconstruction_bound(
     lipschitz: Float[Tensor, "L *batch"], speeds: Float[Tensor, "L *batch"]
 ) -> Float[Tensor, "layers *batch"]:
-    """|x̃_n − x_n| ≤ e_n = (1 + Λ_n/L) e_{n+1} + Λ_n S_n/L², e_L = 0.
+    """|h̃_k − h_k| ≤ e_k = (1 + Λ_k/L) e_{k+1} + Λ_k S_k/L², e_L = 0.
 
     At most (exp(mean Λ) − 1) max S / L ([R] Sander, Ablin, Peyré).
 
     Parameters
     ----------
-    lipschitz, speeds : Λ_n, of f(·, θ_n) between x_n and x̃_{n+1}, and S_n = |f(x_n, θ_n)|.
+    lipschitz, speeds : Λ_k, of f(·, θ_k) between h_k and h̃_{k+1}, and S_k = |f(h_k, θ_k)|.
     """
     if lipschitz.shape != speeds.shape:
         raise ValueError(
@@ -57,7 +57,7 @@ def reconstruction_bound(
 
 @dataclass(frozen=True)
 class Backward:
-    """What a backward sweep leaves: ∂_{θ_n} of the loss by layers, and the adjoint p_0."""
+    """What a backward sweep leaves: ∂_{θ_k} of the loss by layers, and the adjoint p_0."""
 
     gradients: list[tuple[Tensor, ...]]
     adjoint: Tensor
@@ -71,13 +71,13 @@ def backpropagate(
     adjoint: Float[Tensor, "*state"],
     states: Float[Tensor, "layers *state"] | None = None,
 ) -> Backward:
-    """p_n = p_{n+1} + (1/L) D_hf(x_n, θ_n)ᵀp_{n+1} and ∂_{θ_n} = (1/L) D_θf(x_n, θ_n)ᵀp_{n+1}.
+    """p_k = p_{k+1} + (1/L) D_hf(h_k, θ_k)ᵀp_{k+1} and ∂_{θ_k} = (1/L) D_θf(h_k, θ_k)ᵀp_{k+1}.
 
     Parameters
     ----------
-    parameters : the tensors θ_n that f(n, ·) reads, by layers, with ``requires_grad``.
-    last, adjoint : x_L and p_L.
-    states : x_0..x_L for the exact gradient; without them x̃_n stands for x_n, and one layer's
+    parameters : the tensors θ_k that f(k, ·) reads, by layers, with ``requires_grad``.
+    last, adjoint : h_L and p_L.
+    states : h_0..h_L for the exact gradient; without them h̃_k stands for h_k, and one layer's
         activations are alive at a time, at any depth.
     """
     depth, gradients = len(parameters), []

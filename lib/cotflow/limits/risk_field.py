@@ -22,12 +22,12 @@ def risk_gradient(
     *,
     width: int,
 ) -> Float[Tensor, "*batch j p"]:
-    """∇ℓ[μ](ω) = (1/n) Σ_i D_ωφ(ω, h_i)ᵀ p_i with φ(ω, h) = m c_m u σ(c_q⟨w, h⟩ + b).
+    """∇ℛ[μ](ω) = (1/N) Σ_i D_ωφ(ω, h_i)ᵀ p_i with φ(ω, h) = m c_m u σ(c_q⟨w, h⟩ + b).
 
     For the layers of a net, h is the state before each layer, ``states[..., :-1, :, :]``, and p
     the adjoint after it, ``adjoints[..., 1:, :, :]``; any other pairing is off by O(1/L). At the
     particles of a net of depth exponent 1 this is −velocity of the metric "particle" at speed 1,
-    and L·m·∂ℓ/∂ω.
+    and L·m·∂ℛ/∂ω.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ def landscape(
     *,
     width: int,
 ) -> Float[Tensor, "*batch j"]:
-    """V(ω) = (1/n) Σ_i ⟨φ(ω, h_i), p_i⟩, whose gradient in ω is :func:`risk_gradient`."""
+    """V(ω) = (1/N) Σ_i ⟨φ(ω, h_i), p_i⟩, whose gradient in ω is :func:`risk_gradient`."""
     _require(omega, h=h, p=p)
     u, w, b = _split(omega, h.shape[-1])
     features = net.activation(_pre_activations(net, w, b, h))
@@ -71,7 +71,7 @@ class ContinuousSweep:
 
     Attributes
     ----------
-    loss : (c_ℓ/n) Σ_i |x_i(1) − y_i|².
+    loss : (c_ℓ/N) Σ_i |x_i(1) − y_i|².
     states, adjoints : x_i(s) and p_i(s) at the depths that were asked for, on the first axis.
     """
 

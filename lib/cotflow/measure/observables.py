@@ -51,7 +51,7 @@ def largest_layer(weights: Weights) -> Float[Tensor, "*runs"]:
 
 
 def largest_norm(weights: Weights) -> Float[Tensor, "*runs"]:
-    """max(‖A‖_F, sup_k(‖V_k‖_F + ‖W_k‖_F), ‖B‖_F): the M that bounds ask for."""
+    """max(‖A‖_F, sup_k(‖V_k‖_F + ‖W_k‖_F), ‖B‖_F): the C_θ that bounds ask for."""
     A, B = (torch.linalg.vector_norm(z, dim=(-2, -1)) for z in (weights.A, weights.B))
     return torch.maximum(largest_layer(weights), torch.maximum(A, B))
 
