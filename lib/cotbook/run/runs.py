@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
+from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -109,8 +110,10 @@ def _write_results(results: Path, source: Source, values: dict[str, Any], done: 
     import nbformat
 
     results.mkdir()
-    nbformat.write(done.notebook, results / f"{source.name}.ipynb")
     _write_json(results / records.CLAIMS, [claim.to_json() for claim in done.claims])
+    written = (results / records.CLAIMS).read_bytes()
+    done.notebook.metadata[records.DIGEST] = sha256(written).hexdigest()
+    nbformat.write(done.notebook, results / f"{source.name}.ipynb")
     if done.record:
         _write_json(results / records.EXECUTION, done.record.to_json())
     listing = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
