@@ -11,6 +11,7 @@ Relation = Literal["equals", "at most", "at least"]
 Verdict = Literal["holds", "inconclusive", "fails", "not tested here"]
 
 CLAIM_MIME = "application/vnd.cotflow.claim+json"
+CASES = "range over "
 EXECUTION_MIME = "application/vnd.cotflow.execution+json"
 TABLE_MIME = "application/vnd.cotflow.table+json"
 
@@ -76,7 +77,9 @@ class Claim(Entry):
     - "at least": low ≥ predicted − tolerance.
 
     It is "holds" if so, "fails" if the interval misses the allowed set altogether, and
-    "inconclusive" if it straddles its border. A number that is not finite fails.
+    "inconclusive" if it straddles its border: the error of sampling leaves it open. A range over
+    cases leaves nothing open, since one case outside refutes: such a claim holds or fails. A number
+    that is not finite fails.
 
     Beside the fields of :class:`Entry` it has these.
 
@@ -84,7 +87,8 @@ class Claim(Entry):
     ----------
     predicted, measured : numbers.
     low, high : the measured interval; both default to ``measured`` for a deterministic number.
-    interval : what the interval is, e.g. "95% over 5 seeds" or "deterministic".
+    interval : what the interval is, e.g. "95% over 5 seeds" or "deterministic"; "range over …"
+        if its ends are the extreme cases.
     """
 
     predicted: float
@@ -145,7 +149,8 @@ class Claim(Entry):
         floor, ceiling = self.allowed
         if floor <= self.low and self.high <= ceiling:
             return "holds"
-        return "fails" if self.high < floor or self.low > ceiling else "inconclusive"
+        outside = self.high < floor or self.low > ceiling or self.interval.startswith(CASES)
+        return "fails" if outside else "inconclusive"
 
 
 @dataclass(frozen=True, kw_only=True)
