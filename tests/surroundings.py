@@ -24,7 +24,13 @@ SURROUNDINGS: dict[str, tuple[dict[str, str], list[str], list[str]]] = {
     "path": ({}, [], []),
     "C": (C, [], []),
     "ascii": (C | {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, [], []),
+    "together": (
+        C | {"PYTHONPATH": str(ROOT / "tests"), "MPLBACKEND": "agg"},
+        ["-O"],
+        ["-p", "surroundings"],
+    ),
 }
+ELSEWHERE = ("path", "together")
 AWKWARD = "with spaces, 'quotes' and ümlauts"
 
 
@@ -66,7 +72,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         for name in names:
             start = time.monotonic()
-            root = copy(Path(folder)) if name == "path" else ROOT
+            root = copy(Path(folder) / name) if name in ELSEWHERE else ROOT
             code = run(name, root, asked or ["-m", "not slow"])
             found[name] = (
                 f"{'passed' if code == 0 else f'exit {code}'}, {time.monotonic() - start:.0f} s"

@@ -15,6 +15,8 @@ CASES_MIME = "application/vnd.cotflow.cases+json"
 EXECUTION_MIME = "application/vnd.cotflow.execution+json"
 TABLE_MIME = "application/vnd.cotflow.table+json"
 
+# How an interval is called whose ends are cases.
+RANGE = "range over "
 PLURALS: dict[Verdict, str] = {
     "holds": "hold",
     "inconclusive": "inconclusive",
@@ -77,7 +79,9 @@ class Claim(Entry):
     - "at least": low ≥ predicted − tolerance.
 
     It is "holds" if so, "fails" if the interval misses the allowed set altogether, and
-    "inconclusive" if it straddles its border. A number that is not finite fails.
+    "inconclusive" if it straddles its border: the error of sampling leaves it open. A range over
+    cases leaves nothing open, since one case outside refutes: such a claim holds or fails. A number
+    that is not finite fails.
 
     Beside the fields of :class:`Entry` it has these.
 
@@ -85,7 +89,8 @@ class Claim(Entry):
     ----------
     predicted, measured : numbers.
     low, high : the measured interval; both default to ``measured`` for a deterministic number.
-    interval : what the interval is, e.g. "95% over 5 seeds" or "deterministic".
+    interval : what the interval is, e.g. "95% over 5 seeds" or "deterministic"; "range over …"
+        if its ends are the extreme cases.
     """
 
     predicted: float
@@ -146,7 +151,8 @@ class Claim(Entry):
         floor, ceiling = self.allowed
         if floor <= self.low and self.high <= ceiling:
             return "holds"
-        return "fails" if self.high < floor or self.low > ceiling else "inconclusive"
+        outside = self.high < floor or self.low > ceiling or self.interval.startswith(RANGE)
+        return "fails" if outside else "inconclusive"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -213,6 +213,53 @@ def sweep(
     sys.exit(0 if all(found.holds for found in outcomes) else 1 if ended else 3)
 
 
+@main.command()
+@click.argument("names", nargs=-1, metavar="[ERRORS]...")
+@click.option("--generated", type=click.IntRange(min=0), default=0, help="So many made by rule.")
+@click.option("--seed", type=int, default=0, help="Which of them.")
+@click.option("--chapter", "chosen", multiple=True, help="Only in this chapter; may be repeated.")
+@click.option("--profile", default="smoke", show_default=True, help="Of book/profiles.")
+@click.option("--every", is_flag=True, help="Also in chapters after the first that notices.")
+@click.option("-o", "output", type=click.Path(path_type=Path), help="Folder of the results.")
+@click.option("--cores", type=click.IntRange(min=1), help="Jobs at once; all cores by default.")
+@click.option("--record", type=click.Path(path_type=Path, dir_okay=False), help="Matrix file.")
+def sabotage(
+    names: tuple[str, ...],
+    generated: int,
+    seed: int,
+    chosen: tuple[str, ...],
+    profile: str,
+    every: bool,
+    output: Path | None,
+    cores: int | None,
+    record: Path | None,
+) -> None:
+    """Plant errors in copies of the library and of chapters, and tell which claims notice.
+
+    ERRORS are names of book/sabotage/errors.yml, all of them by default, and none besides those
+    made by rule if there are such. Each is executed in the chapters that use its place. The same
+    command goes on where an earlier one was stopped. The exit code is 0 if every error makes a
+    claim fail, 1 if one does not.
+
+    Example: cotflow sabotage adjoint-without-layer --chapter gradient
+    """
+    from cotbook.run import runs, tree
+    from cotbook.sabotage import campaign, catalogue
+
+    root = tree.book_root()
+    known = tree.chapters(root)
+    sources = [tree.chapter(root, name, known) for name in chosen or known]
+    errors = catalogue.choose(catalogue.read(root, generated, seed), names)
+    folder = runs.output_folder(output or Path("runs/sabotage"))
+    found = campaign.run(errors, sources, root, folder, profile, str(cores or "all"), every, _say)
+    for error in errors:
+        _say(campaign.line(error, found[error.name]))
+    _say(campaign.summary(errors, found))
+    if record:
+        campaign.write(record, errors, found, profile)
+    sys.exit(0 if campaign.toothless(errors, found) == [] else 1)
+
+
 @main.command(name="ledger")
 @click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path))
 def ledger_(folders: tuple[Path, ...]) -> None:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from hashlib import sha256
 from pathlib import Path
 from reprlib import repr as brief
 from typing import Any, TypeVar
@@ -24,6 +26,7 @@ from cotbook.claims import (
 )
 
 CLAIMS, EXECUTION, LEDGER = "claims.json", "execution.json", "ledger.json"
+DIGEST = "claims_sha256"  # in the metadata of a run's notebook
 
 T = TypeVar("T")
 
@@ -81,28 +84,33 @@ def of_notebook(notebook: Mapping[str, Any]) -> tuple[tuple[Entry, ...], tuple[E
 
 
 def of_run(folder: Path) -> tuple[Entry, ...]:
-    """The claims in the folder of a run, as many as its notebook shows."""
+    """The claims in the folder of a run: those of its notebook, as they were written."""
     path = folder / CLAIMS
     found = tuple(map(entry, _expect(load(path), list, str(path), "a list of claims")))
-    recorded = _claims_shown(folder, len(found)) if found else _claims_of_notebook(folder)
-    if recorded != len(found):
+    shown, digest = _known_of_claims(folder)
+    if not found:
+        shown = _claims_of_notebook(folder)
+    if shown not in (None, len(found)):
         raise RecordError(
-            f"{path}: expected the claims of the notebook ({recorded}), received "
-            f"{len(found) or '[]'}"
+            f"{path}: expected the claims of the notebook ({shown}), received {len(found) or '[]'}"
         )
+    if digest and digest != sha256(path.read_bytes()).hexdigest():
+        raise RecordError(f"{path}: expected what the run wrote, received another text")
     return found
 
 
-def _claims_shown(folder: Path, unknown: int) -> int:
-    """How many claims the notebook shows, found without reading its figures; ``unknown`` if the
-    folder has no notebook."""
+def _known_of_claims(folder: Path) -> tuple[int | None, str | None]:
+    """How many claims the notebook shows and the digest of their file, found without reading its
+    figures; None for what it does not tell."""
     path = next(iter(sorted(folder.glob("*.ipynb"))), None)
     if path is None:
-        return unknown
+        return None, None
     try:
-        return path.read_bytes().count(f'"{CLAIM_MIME}":'.encode())
+        text = path.read_bytes()
     except OSError as error:
         raise RecordError(f"cannot read {path}: {error.strerror}") from None
+    digests = re.findall(rf'"{DIGEST}": "([0-9a-f]{{64}})"'.encode(), text)
+    return text.count(f'"{CLAIM_MIME}":'.encode()), digests[-1].decode() if digests else None
 
 
 def _claims_of_notebook(folder: Path) -> int:

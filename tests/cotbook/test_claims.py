@@ -9,6 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from cotbook.claims import Claim, Untested, tally
+from cotflow.measure.rates import span
 
 numbers = st.floats(-10, 10)
 RELATIONS = ("equals", "at most", "at least")
@@ -62,6 +63,13 @@ def test_verdict_is_that_of_the_whole_interval(relation, predicted, tolerance, l
         assert c.verdict == "inconclusive"
     else:
         assert c.verdict == "fails"
+
+
+@given(st.sampled_from(RELATIONS), numbers, st.floats(0, 5), st.lists(numbers, min_size=1))
+def test_one_case_outside_refutes(relation, predicted, tolerance, cases):
+    c = claim(relation=relation, predicted=predicted, tolerance=tolerance, **span(cases, "cases"))
+    inside = all(allowed(v, relation, predicted, tolerance) for v in cases)
+    assert c.verdict == ("holds" if inside else "fails")
 
 
 @given(relation=st.sampled_from(RELATIONS), predicted=numbers, measured=numbers)

@@ -196,6 +196,7 @@ def test_the_ledger_of_a_sweep_is_markdown(swept):
         ),
         (lambda text: "[]", "expected the claims of the notebook (1), received []"),
         (lambda text: "[3]", "a claim: expected a record, received 3"),
+        (lambda text: text.replace('"measured": 1.0', '"measured": 1.1'), "expected what the run"),
         (lambda text: None, "without"),
     ],
 )

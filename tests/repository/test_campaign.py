@@ -117,9 +117,10 @@ def test_a_surrounding_is_what_it_says(name, tmp_path):
         "optimised": ["1", "torch.float32", "svg"],
         "float64": ["0", "torch.float64", "svg"],
         "agg": ["0", "torch.float32", "agg"],
+        "together": ["1", "torch.float64", "agg"],
     }
     assert found[:3] == expected.get(name, ["0", "torch.float32", "svg"])
-    assert found[3] == ("1" if name == "C" else "0")
+    assert found[3] == ("1" if name in ("C", "together") else "0")
 
 
 @pytest.mark.skipif(not (surroundings.ROOT / ".git").exists(), reason="git knows of no files here")

@@ -29,6 +29,7 @@ ORDER = {
         {"records", "render", "chapter"},
         {"run"},
         {"grid", "keep", "bench", "sphinx"},
+        {"sabotage"},
         {"cli"},
         {""},
     ],

@@ -58,6 +58,7 @@ def run(
     retry: bool = False,
     snakemake: Sequence[str] = (),
     echo: Echo = print,
+    tables: bool = True,
 ) -> list[Outcome]:
     """Execute the jobs that have no result yet, and gather all results of the sweep.
 
@@ -69,6 +70,7 @@ def run(
     retry : also those that failed before.
     snakemake : further arguments for Snakemake.
     echo : receives a line of progress now and then.
+    tables : write the table and the page of all results.
 
     Raises
     ------
@@ -77,7 +79,8 @@ def run(
     """
     _need_snakemake()
     _refuse_foreign(folder, sweep)
-    from cotbook.grid import page  # with matplotlib, which takes longer than a refusal may
+    if tables:
+        from cotbook.grid import page  # with matplotlib, which takes longer than a refusal may
 
     new = not folder.exists()
     with _held(folder):
@@ -100,8 +103,9 @@ def run(
                     shutil.rmtree(folder)
                 raise BadInput(f"Snakemake did not accept its arguments: {reason}")
         outcomes = [outcome.read(folder, job, attempted=job in wanted) for job in sweep.jobs]
-        _write(folder / outcome.TABLE, table.csv_text(sweep, outcomes))
-        _write(folder / outcome.PAGE, page.html_text(sweep, outcomes, folder))
+        if tables:
+            _write(folder / outcome.TABLE, table.csv_text(sweep, outcomes))
+            _write(folder / outcome.PAGE, page.html_text(sweep, outcomes, folder))
     return outcomes
 
 

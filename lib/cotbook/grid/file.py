@@ -55,6 +55,8 @@ class Job:
     swept : the values that this sweep sets.
     given : these and the profile's, which replace the defaults.
     values : the effective values of all parameters.
+    edit : an error that is planted for this job alone: the fields of a
+        :class:`cotbook.run.edit.Edit`.
     """
 
     id: str
@@ -63,6 +65,7 @@ class Job:
     swept: dict[str, Any]
     given: dict[str, Any]
     values: dict[str, Any]
+    edit: dict[str, Any] | None = None
 
     def record(self) -> dict[str, Any]:
         return asdict(self)
@@ -239,9 +242,11 @@ def state_of(source: Source) -> dict[str, Any]:
     }
 
 
-def digest(state: dict[str, Any], values: dict[str, Any]) -> str:
+def digest(
+    state: dict[str, Any], values: dict[str, Any], edit: dict[str, Any] | None = None
+) -> str:
     """Twelve hex digits, whatever the order of the values."""
-    content = json.dumps([state, values], sort_keys=True)
+    content = json.dumps([state, values, *([edit] if edit else [])], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 

@@ -27,19 +27,25 @@ from cotbook import provenance, render
 from cotbook.errors import BadInput, Unfinished
 from cotbook.grid.outcome import FAILED, JOBS, PLAN, REASON, finished
 
+PATIENCE = 300  # seconds that a cell may take with an error planted: some never end
+
 
 def perform(job: dict[str, Any]) -> int:
     """Execute the job's chapter beside its place, then move the result into place."""
     from cotbook.grid import file
     from cotbook.parameters import ParameterError
     from cotbook.run import runs
+    from cotbook.run.edit import Edit, planted
+    from cotbook.run.kernel import Kernel
     from cotbook.run.tree import chapter
 
     result, failed = JOBS / job["id"], FAILED / job["id"]
     if finished(Path(), job["id"]):
         return 0
     source = chapter(Path(job["root"]), job["chapter"])
-    if not job["id"].endswith(file.digest(file.state_of(source), job["values"])):
+    error = Edit(**job["edit"]) if job["edit"] else None
+    state = file.state_of(source)
+    if not job["id"].endswith(file.digest(state, job["values"], job["edit"])):
         print(
             f"{source.name} or the library is not the one that the sweep began with: start it anew",
             file=sys.stderr,
@@ -47,8 +53,12 @@ def perform(job: dict[str, Any]) -> int:
         return 2
     with runs.workshop_beside(result) as workshop:
         made = workshop / "made"
+        if error:
+            source, Kernel.library = planted(error, source, workshop)
+            Kernel.nursery = None  # it has loaded the library without the error
         try:
-            done = runs.perform(source, job["values"], job["given"], made)
+            patience = PATIENCE if error else None
+            done = runs.perform(source, job["values"], job["given"], made, patience)
         except (BadInput, ParameterError) as error:  # values that do not fit together
             made.mkdir()
             done = runs.Result(made, (), runs.Failure(str(error)))

@@ -84,14 +84,16 @@ class Kernel(AsyncKernelManager):
     ----------
     nursery : where kernels are forked; if there is none, each is a fresh process.
     place : where their folders are, if not among the system's temporary ones.
+    library : the folder of cotflow and cotbook that they load.
     """
 
     nursery: ClassVar[Nursery | None] = None
     place: ClassVar[Path | None] = None
+    library: ClassVar[Path] = LIBRARY
 
     def __init__(self, **settings: Any):
         super().__init__(**settings)
-        argv = [sys.executable, "-c", LAUNCH, str(LIBRARY), "-f", "{connection_file}"]
+        argv = [sys.executable, "-c", LAUNCH, str(self.library), "-f", "{connection_file}"]
         self._kernel_spec = KernelSpec(**get_kernel_dict() | {"argv": argv})
         self._folder = TemporaryDirectory(
             prefix="cotflow-kernel-", dir=self.place, ignore_cleanup_errors=True

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
+from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -84,8 +85,15 @@ def run(
     return perform(source, values, given, output)
 
 
-def perform(source: Source, values: dict[str, Any], given: Iterable[str], output: Path) -> Result:
-    """Execute a chapter at checked values, those named in ``given`` in place of its defaults.
+def perform(
+    source: Source,
+    values: dict[str, Any],
+    given: Iterable[str],
+    output: Path,
+    patience: int | None = None,
+) -> Result:
+    """Execute a chapter at checked values, those named in ``given`` in place of its defaults, no
+    cell for longer than ``patience`` seconds.
 
     Raises
     ------
@@ -94,7 +102,7 @@ def perform(source: Source, values: dict[str, Any], given: Iterable[str], output
     with workshop_beside(output) as workshop:
         results = workshop / "results"
         try:
-            done = execute(source, workshop, {key: values[key] for key in given})
+            done = execute(source, workshop, {key: values[key] for key in given}, patience)
             _write_results(results, source, values, done)
             output = _deliver(results, output)
         except OSError as error:
@@ -109,8 +117,10 @@ def _write_results(results: Path, source: Source, values: dict[str, Any], done: 
     import nbformat
 
     results.mkdir()
-    nbformat.write(done.notebook, results / f"{source.name}.ipynb")
     _write_json(results / records.CLAIMS, [claim.to_json() for claim in done.claims])
+    written = (results / records.CLAIMS).read_bytes()
+    done.notebook.metadata[records.DIGEST] = sha256(written).hexdigest()
+    nbformat.write(done.notebook, results / f"{source.name}.ipynb")
     if done.record:
         _write_json(results / records.EXECUTION, done.record.to_json())
     listing = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
@@ -232,8 +242,10 @@ class Executed:
     failure: Failure | None
 
 
-def execute(source: Source, folder: Path, given: dict[str, Any]) -> Executed:
-    """The chapter executed inside ``folder``.
+def execute(
+    source: Source, folder: Path, given: dict[str, Any], patience: int | None = None
+) -> Executed:
+    """The chapter executed inside ``folder``, no cell for longer than ``patience`` seconds.
 
     Raises
     ------
@@ -242,7 +254,7 @@ def execute(source: Source, folder: Path, given: dict[str, Any]) -> Executed:
     """
     import nbformat
     import papermill
-    from nbclient.exceptions import DeadKernelError
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
     from cotbook.run.kernel import Kernel
     from cotbook.run.nursery import Lost
@@ -263,6 +275,7 @@ def execute(source: Source, folder: Path, given: dict[str, Any]) -> Executed:
             kernel_manager_class=Inside,
             progress_bar={"desc": source.name} if sys.stderr.isatty() else False,
             cwd=folder,
+            execution_timeout=patience,
             extra_arguments=["--log-level=CRITICAL"],
         )
     except papermill.PapermillExecutionError as error:
@@ -272,6 +285,8 @@ def execute(source: Source, folder: Path, given: dict[str, Any]) -> Executed:
         what = " ".join(f"{error.ename}: {error.evalue}".split())
         sentence = f"cell [{error.exec_count}] of {source.name} stopped with {what}"
         failure = Failure(f"{sentence}; the traceback is in the notebook.")
+    except CellTimeoutError:
+        failure = Failure(f"a cell of {source.name} took longer than {patience} s")
     except (DeadKernelError, Lost):
         if Kernel.nursery and Kernel.nursery.lost:
             reason = "the process that starts its kernels was killed"

@@ -1,0 +1,1 @@
+"""Planted errors: which claims of the book notice which."""
