@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,6 +12,7 @@ from IPython.display import display
 
 from cotbook import parameters, provenance, render
 from cotbook.claims import (
+    CASES_MIME,
     CLAIM_MIME,
     EXECUTION_MIME,
     TABLE_MIME,
@@ -74,6 +76,29 @@ class Chapter:
         """Record a :class:`cotbook.claims.Claim` and show it where the cell stands."""
         self._show(Claim(**fields, **self._origin()))
 
+    def cases(self, statement: str, cases: Mapping[str, Mapping[str, Any]], **common: Any) -> None:
+        """Record a claim for each case of one statement, and show them as one table.
+
+        Parameters
+        ----------
+        statement : what the claims have in common, without a full stop; its case completes it.
+        cases : the fields of a claim for each case, by what the case is called.
+        common : fields that all of them share.
+        """
+        found = {
+            case: Claim(**{**common, **fields, **self._origin()}, statement=f"{statement}: {case}.")
+            for case, fields in cases.items()
+        }
+        for entry in found.values():
+            self._keep(entry)
+        rows = [{"case": case, CLAIM_MIME: entry.to_json()} for case, entry in found.items()]
+        shown = {
+            "text/html": render.cases(statement, found),
+            "text/plain": "\n".join(f"{entry.name}: {entry.verdict}" for entry in found.values()),
+            CASES_MIME: {"statement": statement, "rows": rows},
+        }
+        display(shown, raw=True)
+
     def untested(self, **fields: Any) -> None:
         """Record a statement that this machine cannot test, with the reason."""
         self._show(Untested(**fields, **self._origin()))
@@ -94,10 +119,13 @@ class Chapter:
             "executed": datetime.now(UTC).isoformat(timespec="seconds"),
         }
 
-    def _show(self, entry: Entry) -> None:
+    def _keep(self, entry: Entry) -> None:
         if entry.name in {known.name for known in self.claims}:
             raise ValueError(f"chapter {self.name!r} already has a claim named {entry.name!r}")
         self.claims.append(entry)
+
+    def _show(self, entry: Entry) -> None:
+        self._keep(entry)
         shown = {
             "text/html": render.card(entry),
             "text/plain": f"{entry.name}: {entry.verdict}",

@@ -11,6 +11,7 @@ Relation = Literal["equals", "at most", "at least"]
 Verdict = Literal["holds", "inconclusive", "fails", "not tested here"]
 
 CLAIM_MIME = "application/vnd.cotflow.claim+json"
+CASES_MIME = "application/vnd.cotflow.cases+json"
 EXECUTION_MIME = "application/vnd.cotflow.execution+json"
 TABLE_MIME = "application/vnd.cotflow.table+json"
 

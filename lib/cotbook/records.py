@@ -13,7 +13,15 @@ from pathlib import Path
 from reprlib import repr as brief
 from typing import Any, TypeVar
 
-from cotbook.claims import CLAIM_MIME, EXECUTION_MIME, Claim, Entry, Execution, Untested
+from cotbook.claims import (
+    CASES_MIME,
+    CLAIM_MIME,
+    EXECUTION_MIME,
+    Claim,
+    Entry,
+    Execution,
+    Untested,
+)
 
 CLAIMS, EXECUTION, LEDGER = "claims.json", "execution.json", "ledger.json"
 
@@ -64,7 +72,8 @@ def of_notebook(notebook: Mapping[str, Any]) -> tuple[tuple[Entry, ...], tuple[E
     """The claims and the execution records that the cells of a notebook displayed."""
     outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", ())]
     data = [output.get("data", {}) for output in outputs]
-    claims = tuple(entry(shown[CLAIM_MIME]) for shown in data if CLAIM_MIME in shown)
+    rows = [row for shown in data for row in (shown, *shown.get(CASES_MIME, {}).get("rows", ()))]
+    claims = tuple(entry(row[CLAIM_MIME]) for row in rows if CLAIM_MIME in row)
     executions = tuple(
         execution(shown[EXECUTION_MIME]) for shown in data if EXECUTION_MIME in shown
     )

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -269,6 +269,41 @@ def card(entry: Entry) -> str:
         f'<p class="cotflow-verdict">{mark(entry.verdict)} '
         f"<span>{written(entry.provenance)}</span></p>"
         f"<p>{html(pieces(entry.statement))}</p><dl>{body}</dl></div>"
+    )
+
+
+def cases(statement: str, entries: Mapping[str, Claim]) -> str:
+    """The claims of one statement as a table, a row for each case, with the anchor of its claim.
+
+    A source and a kind of interval that all have in common stand once, above.
+    """
+    sources = {entry.provenance for entry in entries.values()}
+    intervals = {entry.interval if spread(entry) else "" for entry in entries.values()}
+    once = [*(sources if len(sources) == 1 else ()), *(intervals if len(intervals) == 1 else ())]
+    shared = "".join(f" <small>{written(text)}</small>" for text in once if text)
+    head = ("verdict", "case", "predicted", "measured", "tolerance")
+    rows = []
+    for case, entry in entries.items():
+        found = html(measured(entry))
+        if spread(entry) and len(intervals) > 1:
+            found += f" <small>{written(entry.interval)}</small>"
+        source = f" <small>{written(entry.provenance)}</small>" if len(sources) > 1 else ""
+        cells = (
+            f'<span class="cotflow-mark">{mark(entry.verdict)}</span>',
+            html(pieces(case)) + source,
+            html(predicted(entry)),
+            found,
+            html([number(entry.tolerance)]),
+        )
+        rows.append(
+            f'<tr class="cotflow-{entry.verdict}" id="{escape(entry.anchor)}">'
+            + "".join(f"<td>{cell}</td>" for cell in cells)
+            + "</tr>"
+        )
+    columns = "".join(f"<th>{name}</th>" for name in head)
+    return (
+        f'<table class="table cotflow-cases"><caption>{html(pieces(statement))}{shared}</caption>'
+        f"<thead><tr>{columns}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
     )
 
 

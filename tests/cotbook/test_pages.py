@@ -41,7 +41,8 @@ LINKS = "() => [...document.querySelectorAll('a[href]')].map((link) => link.href
 VERDICTS = """() => [...document.querySelectorAll(
   'table.cotflow-ledger tbody tr a:has(.cotflow-mark)')].map((link) => link.href)"""
 
-CARDS = """() => [...document.querySelectorAll('.cotflow-claim[id]')].map(
+CARDS = """() => [...document.querySelectorAll(
+  '.cotflow-claim[id], .cotflow-cases tr[id]')].map(
   (card) => location.href + '#' + card.id)"""
 
 BOXES = """() => [...document.querySelectorAll('div.proof[id]')].map(
@@ -368,7 +369,7 @@ def test_search_finds_a_statement_by_its_name(visit):
         first = seen.page.locator("#search-results li a").first
         first.wait_for()
         assert "No clipping" in first.inner_text()
-        assert first.get_attribute("href").endswith("book/well-posedness.html#thm-noclip")
+        assert first.get_attribute("href").endswith("book/no-clipping.html#thm-noclip")
 
 
 def test_definition_appears_on_pointing_and_with_the_keyboard(visit):

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cotbook import chapter as chapters
 from cotbook import records
-from cotbook.claims import CLAIM_MIME, EXECUTION_MIME, Claim
+from cotbook.chapter import Chapter
+from cotbook.claims import CASES_MIME, CLAIM_MIME, EXECUTION_MIME, Claim
 from ledgers import BOOK, CLAIM, EXECUTION, UNTESTED
 
 
@@ -117,6 +119,36 @@ def test_a_notebook_gives_its_claims_and_executions_in_order():
     outputs = [{"output_type": "stream", "text": ""}, *({"data": data} for data in shown)]
     notebook = {"cells": [{"cell_type": "markdown"}, {"outputs": outputs}]}
     assert records.of_notebook(notebook) == ((UNTESTED, CLAIM), (EXECUTION,))
+
+
+def test_claims_shown_as_one_table_are_claims_like_others(tmp_path, monkeypatch):
+    outputs = []
+    monkeypatch.setattr(chapters, "display", lambda data, raw: outputs.append(data))
+    chapter = Chapter("tiny", {})
+    common = {"provenance": "[M] Prop. 3", "predicted": -1.0, "tolerance": 0.1}
+    chapter.claim(name="first", statement="It falls.", measured=-1.0, **common)
+    chapter.cases(
+        "Exponent of the gap",
+        {"$V$": {"name": "V", "measured": -1.0}, "$W$": {"name": "W", "measured": 0.0}},
+        **common,
+    )
+    chapter.claim(name="last", statement="It ends.", measured=-1.0, **common)
+    assert [entry.name for entry in chapter.claims] == ["first", "V", "W", "last"]
+    assert chapter.claims[1].statement == "Exponent of the gap: $V$."
+    assert outputs[1]["text/plain"] == "V: holds\nW: fails"
+    assert outputs[1][CASES_MIME]["statement"] == "Exponent of the gap"
+    cells = [
+        nbformat.v4.new_code_cell(outputs=[nbformat.v4.new_output("display_data", data)])
+        for data in through_json(outputs)
+    ]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    assert records.of_notebook(notebook) == (tuple(chapter.claims), ())
+    nbformat.write(notebook, tmp_path / "tiny.ipynb")
+    written = json.dumps([entry.to_json() for entry in chapter.claims])
+    (tmp_path / "claims.json").write_text(written)
+    assert records.of_run(tmp_path) == tuple(chapter.claims)
+    with pytest.raises(ValueError, match="already has a claim named 'V'"):
+        chapter.cases("Again", {"$V$": {"name": "V", "measured": -1.0}}, **common)
 
 
 def test_a_run_and_a_book_are_read_as_they_were_written(tmp_path):

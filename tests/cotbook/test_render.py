@@ -79,6 +79,22 @@ def test_a_card_has_what_the_claim_says():
     assert "– not tested here" in text and "<dt>why</dt><dd>a &lt; b</dd>" in text
 
 
+def test_claims_of_one_statement_are_rows_with_their_anchors():
+    found = {"$a$ & b": claim(low=0.0, high=2e-7, interval="5 seeds"), "c": claim(name="gap")}
+    text = render.cases("If $a<b$", found)
+    assert "<caption>If" in text and text.count("<small>[M] Prop. 3</small>") == 1
+    assert text.count('<tr class="cotflow-fails" id="claim-tiny-') == 2
+    assert 'id="claim-tiny-slope"' in text and 'id="claim-tiny-gap"' in text
+    assert "&amp; b</td><td>= −1</td><td>1.25·10<sup>−7</sup> [0, 2" in text
+    assert "] <small>5 seeds</small></td>" in text
+    found["d"] = claim(name="other", provenance="[C] measured")
+    text = render.cases("", found)
+    assert text.count("<small>[M] Prop. 3</small>") == 2
+    assert "d <small>[C] measured</small></td>" in text
+    text = render.cases("", {case: claim(name=case, low=0, high=1, interval="3") for case in "ab"})
+    assert text.count("<small>3</small>") == 1 and "<small>3</small></caption>" in text
+
+
 def test_rows_and_sections_are_characters():
     entry = claim(measured=-1.0, low=-1.05, high=-0.95, relation="at most")
     row = ("holds", "slope", "≤ -1", "-1 [-1.05, -0.95]", "0.1", "[M] Prop. 3")
@@ -191,6 +207,7 @@ def test_no_text_is_a_formula_that_speaks(text):
     )
     for shown in (entry, untested):
         page = Seen(render.card(shown) + render.table([text], [[text]]))
+        page.feed(render.cases(text, {text: entry}))
         row = tables.table([[*tables.claim_row(shown, "x"), text]])
         texts = [node.astext() for node in row.findall(nodes.Text)]
         assert not any(map(speaks, page.texts + texts))
@@ -207,11 +224,11 @@ def test_formulas_are_found_where_they_are_marked():
 @example(text='x" onclick="alert(1)')
 def test_no_text_speaks_to_the_browser(text):
     entry = claim(name=text, statement=text, provenance=f"[M] {text}", interval=text, chapter=text)
-    shown = render.card(entry) + render.table([text], [[text]])
+    shown = render.card(entry) + render.table([text], [[text]]) + render.cases(text, {text: entry})
     seen = Seen(shown)
     assert seen.tags <= {
         *("div", "p", "span", "dl", "dt", "dd", "small", "sup"),
-        *("table", "thead", "tbody", "tr", "th", "td"),
+        *("table", "caption", "thead", "tbody", "tr", "th", "td"),
     }
     assert seen.attributes <= {"class", "id"}
     for formula in shown.split("\\(")[1:]:

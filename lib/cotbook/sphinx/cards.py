@@ -17,14 +17,16 @@ from myst_nb.core.render import (
 )
 
 from cotbook import render
-from cotbook.claims import CLAIM_MIME, TABLE_MIME
+from cotbook.claims import CASES_MIME, CLAIM_MIME, TABLE_MIME, Claim
 from cotbook.records import RecordError, entry
 
 
 class Cards(MimeRenderPlugin):
     """Prefers a record to the HTML beside it, which is for live notebooks."""
 
-    mime_priority_overrides: ClassVar = [("html", CLAIM_MIME, 1), ("html", TABLE_MIME, 1)]
+    mime_priority_overrides: ClassVar = [
+        ("html", mime, 1) for mime in (CLAIM_MIME, CASES_MIME, TABLE_MIME)
+    ]
 
     @staticmethod
     def handle_mime(
@@ -35,6 +37,13 @@ class Cards(MimeRenderPlugin):
                 shown = render.card(entry(data.content))
             except RecordError:  # refused with a sentence when all records are read
                 return None
+        elif data.mime_type == CASES_MIME:
+            try:
+                found = {row["case"]: entry(row[CLAIM_MIME]) for row in data.content["rows"]}
+            except RecordError:
+                return None
+            claims = {case: claim for case, claim in found.items() if isinstance(claim, Claim)}
+            shown = render.cases(data.content["statement"], claims)
         elif data.mime_type == TABLE_MIME:
             shown = render.table(**data.content)
         else:

@@ -78,8 +78,6 @@ def fill(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     for place in list(doctree.findall(Symbols)):
         rows = []
         for entry in symbols(app.env):
-            if "row" in entry:
-                continue
             page = f"book/{entry['where']}"
             title = app.env.titles.get(page)
             where = (
@@ -91,13 +89,14 @@ def fill(app: Sphinx, doctree: nodes.document, docname: str) -> None:
             meaning += tables.statement(entry["meaning"])
             rows.append(
                 (
+                    tables.statement(", ".join(f"${symbol}$" for symbol in entry["symbol"])),
                     [meaning],
                     tables.statement(entry["first"]),
                     tables.statement(entry["second"]),
                     where,
                 )
             )
-        head = ("meaning", "in [B]", "in [M]", "introduced in")
+        head = ("symbol", "meaning", "in [B]", "in [M]", "introduced in")
         place.replace_self(tables.table(rows, head, ["cotflow-notation"]))
 
 
@@ -177,10 +176,10 @@ def here(entry: dict, docname: str) -> bool:
 
 def mark_symbols(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     wanted = {
-        form: Definition(NOTATION, f"symbol-{entry.get('row') or entry['id']}", entry["hover"])
+        form: Definition(NOTATION, f"symbol-{entry['id']}", entry["hover"])
         for entry in symbols(app.env)
-        if "forms" in entry and here(entry, docname)
-        for form in entry["forms"]
+        if "hover" in entry and here(entry, docname)
+        for form in (*entry["symbol"], *entry.get("forms", ()))
     }
     seen: set[str] = set()
     for formula in list(doctree.findall(nodes.math)):

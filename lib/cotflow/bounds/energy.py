@@ -1,7 +1,7 @@
 """What the energy estimate bounds along a flow before it is run: no blow-up, and how stable it is.
 
-Norms |·| of matrices are Frobenius norms, ‖·‖ operator norms. Source: [C], proofs in the chapter
-on well-posedness.
+Norms |·| of matrices are Frobenius norms, ‖·‖ operator norms. Source: [C], proofs in the chapters
+on existence without clipping (bounds) and on well-posedness (stability).
 """
 
 from __future__ import annotations
