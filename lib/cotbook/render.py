@@ -280,7 +280,7 @@ def cases(statement: str, entries: Mapping[str, Claim]) -> str:
     sources = {entry.provenance for entry in entries.values()}
     intervals = {entry.interval if spread(entry) else "" for entry in entries.values()}
     once = [*(sources if len(sources) == 1 else ()), *(intervals if len(intervals) == 1 else ())]
-    shared = "".join(f" <small>{written(text)}</small>" for text in once if text)
+    shared = "".join(f"<br><small>{written(text)}</small>" for text in once if text)
     head = ("verdict", "case", "predicted", "measured", "tolerance")
     rows = []
     for case, entry in entries.items():

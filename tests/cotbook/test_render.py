@@ -227,7 +227,7 @@ def test_no_text_speaks_to_the_browser(text):
     shown = render.card(entry) + render.table([text], [[text]]) + render.cases(text, {text: entry})
     seen = Seen(shown)
     assert seen.tags <= {
-        *("div", "p", "span", "dl", "dt", "dd", "small", "sup"),
+        *("div", "p", "br", "span", "dl", "dt", "dd", "small", "sup"),
         *("table", "caption", "thead", "tbody", "tr", "th", "td"),
     }
     assert seen.attributes <= {"class", "id"}

@@ -33,15 +33,15 @@ Theorem = Literal["sharp", "explicit", "independent", "running", "blocks"]
 @dataclass(frozen=True)
 class Certificate:
     """If it holds: the flow stays within ``radius`` of its start in the labelled distance (and so
-    in d), L(μ_t) ≤ e^{−rate·t} L(μ_0), and μ_t converges to a global minimizer, with
-    d(μ_t, μ_∞) ≤ (2/√rate) √L(μ_0) e^{−rate·t/2}.
+    in d), ℛ(μ_t) ≤ e^{−rate·t} ℛ(μ_0), and μ_t converges to a global minimizer, with
+    d(μ_t, μ_∞) ≤ (2/√rate) √ℛ(μ_0) e^{−rate·t/2}.
 
     Attributes
     ----------
     holds : whether the hypotheses are met, all roundings taken against it.
     radius : R, that of the ball; where nothing holds, that of the last ball tried.
-    rate : m(R) with |∂L|² ≥ m(R)L on the ball; 0 where nothing holds.
-    risk : L(μ_0), rounded up.
+    rate : c_PL(R) with |∂ℛ|² ≥ c_PL(R)ℛ on the ball; 0 where nothing holds.
+    risk : ℛ(μ_0), rounded up.
     largest_risk : the certificate holds for every risk up to this, features and x unchanged.
     feature_eigenvalue : λ₀ (initial), λ_min(K̄) (independent) or λ̄ (running), rounded down.
     theorem : "sharp", "explicit" (both at the initial law), "independent", "running", or "blocks"
@@ -62,7 +62,7 @@ class Certificate:
         if not self.holds:
             return f"no certificate: {self.reason}"
         return (
-            f"certified: the flow converges, L(t) ≤ exp(−{self.rate:.3g} t) L(0), "
+            f"certified: the flow converges, ℛ(t) ≤ exp(−{self.rate:.3g} t) ℛ(0), "
             f"and stays within {self.radius:.2g} of its start"
         )
 
@@ -83,9 +83,9 @@ def last_positive(function: Callable[[Reals], Reals]) -> float:
 
 
 def descent_budget(root: Callable[[Reals], Reals], reach: float) -> tuple[np.ndarray, np.ndarray]:
-    """(R, ½∫₀^R √m dr from below) on a grid of [0, reach], √m nonincreasing.
+    """(R, ½∫₀^R √c_PL dr from below) on a grid of [0, reach], √c_PL nonincreasing.
 
-    √L falls by at least ½√m(r) for every unit of length, so a flow with √L(μ_0) ≤ ½∫₀^R √m
+    √ℛ falls by at least ½√c_PL(r) for every unit of length, so a flow with √ℛ(μ_0) ≤ ½∫₀^R √c_PL
     never becomes longer than R.
     """
     radii = reach * GRID
@@ -94,7 +94,7 @@ def descent_budget(root: Callable[[Reals], Reals], reach: float) -> tuple[np.nda
 
 
 def _by_budget(ball: Ball, risk: float, radius: float | None) -> tuple[float, float, float, str]:
-    """(radius, rate, largest risk, obstacle) by √L(μ_0) ≤ ½∫₀^R √m; no rate where it fails."""
+    """(radius, rate, largest risk, obstacle) by √ℛ(μ_0) ≤ ½∫₀^R √c_PL; no rate where it fails."""
     reach = last_positive(ball.root) if radius is None else radius
     radii, budget = descent_budget(ball.root, reach)
     obstacle = ball.obstacle(reach) if radius is not None else ""
@@ -110,7 +110,7 @@ def _by_budget(ball: Ball, risk: float, radius: float | None) -> tuple[float, fl
 def _by_one_radius(
     ball: InitialBall, risk: float, radius: float | None
 ) -> tuple[float, float, float, str]:
-    """The same by L(μ_0) ≤ m(R)R²/4."""
+    """The same by ℛ(μ_0) ≤ c_PL(R)R²/4."""
     reach = last_positive(ball.explicit) if radius is None else radius
     radii = np.array([reach])
     if radius is None:
@@ -201,8 +201,9 @@ def initial_certificate(
 ) -> Certificate:
     """Convergence from V = 0 and tied features, proven before the first step, at every depth.
 
-    "sharp": √L(μ_0) ≤ ½∫₀^R √m with √m of :meth:`InitialBall.root`.
-    "explicit": L(μ_0) ≤ m(R)R²/4 with m of :meth:`InitialBall.explicit`; never better than "sharp".
+    "sharp": √ℛ(μ_0) ≤ ½∫₀^R √c_PL with √c_PL of :meth:`InitialBall.root`.
+    "explicit": ℛ(μ_0) ≤ c_PL(R)R²/4 with c_PL of :meth:`InitialBall.explicit`; never better than
+    "sharp".
 
     Parameters
     ----------
@@ -251,8 +252,9 @@ def independent_certificate(
 ) -> Certificate:
     """Convergence from V = 0 and features that differ from layer to layer, down to one a layer.
 
-    √L(μ_0) ≤ ½∫₀^R √m with √m of :meth:`IndependentBall.root`: only all layers together need as
-    many features as there are points. For tied features :func:`initial_certificate` admits more.
+    √ℛ(μ_0) ≤ ½∫₀^R √c_PL with √c_PL of :meth:`IndependentBall.root`: only all layers together
+    need as many features as there are points. For tied features :func:`initial_certificate` admits
+    more.
 
     Source: [C], proof in the chapter on local PL. Parameters and errors as in
     :func:`initial_certificate`.
@@ -289,7 +291,7 @@ def running_certificate(
 ) -> Certificate:
     """Convergence of the flow from the weights at hand, at any state of a run.
 
-    √L ≤ ½∫₀^R √m with √m of :meth:`RunningBall.root`, the ball around the present weights and
+    √ℛ ≤ ½∫₀^R √c_PL with √c_PL of :meth:`RunningBall.root`, the ball around the present weights and
     μ_0 of :class:`Certificate` the present measure.
 
     Source: [C], proof in the chapter on local PL. Parameters and errors as in

@@ -15,7 +15,7 @@ LARGEST = 1e60
 
 
 def require_network(net: ResidualNet) -> None:
-    """h_{k+1} = h_k + (1/(Lm)) Σ_j u_j σ(w_j·h_k + b_j), |σ′| ≤ 1, L = (1/2N)Σ|F − y|², V trained,
+    """h_{k+1} = h_k + (1/(Lm)) Σ_j u_j σ(w_j·h_k + b_j), |σ′| ≤ 1, ℛ = (1/2N)Σ|F − y|², V trained,
     in the metric (1/(Lm))Σ|ω|²."""
     require_kind(net, ResidualNet, "certificate: expected a network such as mean_field_net(COS)")
     if not net.activation.lipschitz <= 1.0:

@@ -1,4 +1,4 @@
-"""√m(R) ≤ |∂L|/√L on the ball of radius R around u = 0 with features of their own in each layer."""
+"""√c_PL(R) ≤ |∂ℛ|/√ℛ on the ball of radius R around u = 0, each layer with its own features."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from cotflow.network.weights import Weights
 
 @dataclass(frozen=True)
 class IndependentBall:
-    """Balls around u = 0 whose layers have laws ν_k of (w, b), of one feature each or of more.
+    """Balls around u = 0 whose layers have laws Q_k of (w, b), of one feature each or of more.
 
     Attributes
     ----------
     points : N.
-    feature_eigenvalue : λ_min(K̄), K̄ = (1/L)Σ_k K[ν_k], a lower bound.
+    feature_eigenvalue : λ_min(K̄), K̄ = (1/L)Σ_k K[Q_k], a lower bound.
     data_norm : κ = ‖[x_i, 1]_i‖₂.
-    feature_norm : β̄ = ((1/L)Σ_k β_k²)^{1/2} with β_k = ‖E_{ν_k} wwᵀ‖₂^{1/2}.
+    feature_norm : β̄ = ((1/L)Σ_k β_k²)^{1/2} with β_k = ‖E_{Q_k} wwᵀ‖₂^{1/2}.
     late_norm : β̃ = ((1/L)Σ_k ((k−1)/L) β_k²)^{1/2}.
     output : σ_min(B), a lower bound.
     """
@@ -64,13 +64,13 @@ class IndependentBall:
 
     @BEYOND
     def root(self, radius: Reals) -> Reals:
-        """√m(R) = σ_min(B) √(2/N) (√λ_min(K̄) − kernel loss)₊, nonincreasing in R, every depth."""
+        """√c_PL(R) = σ_min(B) √(2/N) (√λ_min(K̄) − kernel loss)₊, nonincreasing in R, any depth."""
         root = down(math.sqrt(self.feature_eigenvalue))
         kernel: Reals = np.maximum(root - self.kernel_loss(radius), 0.0)
         return down(self.output * math.sqrt(2.0 / self.points) * kernel)
 
     def obstacle(self, radius: float) -> str:
-        """Why √m(R) = 0, or nothing."""
+        """Why √c_PL(R) = 0, or nothing."""
         radius = one_radius(radius)
         kernel = math.sqrt(self.feature_eigenvalue) - float(self.kernel_loss(radius))
         return (

@@ -1,4 +1,4 @@
-"""√m(R) ≤ |∂L|/√L on the ball of radius R around u = 0 with one law of features, every depth."""
+"""√c_PL(R) ≤ |∂ℛ|/√ℛ on the ball of radius R around u = 0 with one law of features, every depth."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from cotflow.network.weights import Weights
 
 @dataclass(frozen=True)
 class InitialBall:
-    """Balls around u = 0 with the same law ν of (w, b) in all layers.
+    """Balls around u = 0 with the same law Q of (w, b) in all layers.
 
     Attributes
     ----------
     points : N.
-    feature_eigenvalue : λ₀ = λ_min(K[ν]), a lower bound.
+    feature_eigenvalue : λ₀ = λ_min(K[Q]), a lower bound.
     data_norm : κ = ‖[x_i, 1]_i‖₂.
-    feature_norm : β₀ = ‖E_ν wwᵀ‖₂^{1/2}.
-    feature_moment : b₀ = (E_ν|w|²)^{1/2}.
-    data_radius : X₀ = max|x_i|, after the embedding A.
+    feature_norm : β₀ = ‖E_Q wwᵀ‖₂^{1/2}.
+    feature_moment : b₀ = (E_Q|w|²)^{1/2}.
+    data_radius : C_X = max|x_i|, after the embedding A.
     output : σ_min(B), a lower bound.
     """
 
@@ -63,7 +63,7 @@ class InitialBall:
 
     @BEYOND
     def root(self, radius: Reals) -> Reals:
-        """√m(R) = σ_min(B) √(2/N) (√λ₀ − G(R))₊ (1 − Λ(R))₊, nonincreasing in R, every depth."""
+        """√c_PL(R) = σ_min(B) √(2/N) (√λ₀ − G(R))₊ (1 − Λ(R))₊, nonincreasing in R, every depth."""
         root = down(math.sqrt(self.feature_eigenvalue))
         kernel: Reals = np.maximum(root - self.kernel_loss(radius), 0.0)
         kept = np.maximum(1.0 - self.stretch(radius), 0.0)
@@ -71,7 +71,7 @@ class InitialBall:
 
     @BEYOND
     def explicit_eigenvalue(self, radius: Reals) -> Reals:
-        """λ_R = λ₀ − 2N(√(1 + (X₀ + R)²) + b₀)R."""
+        """λ_R = λ₀ − 2N(√(1 + (C_X + R)²) + b₀)R."""
         R = radii(radius)
         lost: Reals = (
             2.0 * self.points * (np.hypot(1.0, self.data_radius + R) + self.feature_moment) * R
@@ -80,7 +80,7 @@ class InitialBall:
 
     @BEYOND
     def explicit(self, radius: Reals) -> Reals:
-        """m(R) = σ_min(B)² (2/N) λ_R e^{−2R(b₀ + R)} where λ_R > 0, else 0; never above root²."""
+        """c_PL(R) = σ_min(B)² (2/N) λ_R e^{−2R(b₀ + R)} where λ_R > 0, or 0; never above root²."""
         R = radii(radius)
         positive = np.maximum(self.explicit_eigenvalue(R), 0.0)
         exponent = up(2.0 * R * (self.feature_moment + R))
@@ -88,7 +88,7 @@ class InitialBall:
         return down(self.output**2 * (2.0 / self.points) * positive * decay)
 
     def obstacle(self, radius: float) -> str:
-        """Why √m(R) = 0, or nothing."""
+        """Why √c_PL(R) = 0, or nothing."""
         radius = one_radius(radius)
         kernel = math.sqrt(self.feature_eigenvalue) - float(self.kernel_loss(radius))
         if kernel <= 0.0:
@@ -101,7 +101,7 @@ class InitialBall:
         return ""
 
     def explicit_obstacle(self, radius: float) -> str:
-        """Why m(R) = 0, or nothing."""
+        """Why c_PL(R) = 0, or nothing."""
         radius = one_radius(radius)
         kernel = float(self.explicit_eigenvalue(radius))
         return (

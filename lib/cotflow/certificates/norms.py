@@ -37,7 +37,7 @@ def feature_norms(weights: Weights) -> Float[Tensor, " L"]:
 
 
 def risk_bound(weights: Weights, passed: Forward, y: Float[Tensor, "n dy"]) -> float:
-    """An upper bound on L = (1/2N) Σ_i |Bh_{L,i} − y_i|² in exact arithmetic; 0 only if it is 0."""
+    """An upper bound on ℛ = (1/2N) Σ_i |Bh_{L,i} − y_i|² in exact arithmetic; 0 only if it is 0."""
     B, y = exact(weights).B, y.detach().to("cpu", torch.float64)
     h, error = passed.states[-1], passed.state_error[-1]
     size = up(torch.linalg.vector_norm(B), B.numel())

@@ -20,8 +20,8 @@ from cotflow.network.numbers import real, whole
 @dataclass(frozen=True)
 class PriorCertificate:
     """With probability 1 − δ over the draw of M or more features, shared by all layers, every flow
-    of risk L(μ_0) ≤ ``largest_risk`` converges to risk 0, at every depth: it stays within
-    ``radius``, and L(μ_t) ≤ e^{−rate·t} L(μ_0).
+    of risk ℛ(μ_0) ≤ ``largest_risk`` converges to risk 0, at every depth: it stays within
+    ``radius``, and ℛ(μ_t) ≤ e^{−rate·t} ℛ(μ_0).
 
     Attributes
     ----------
@@ -55,7 +55,7 @@ class PriorCertificate:
 
     @property
     def rate(self) -> float:
-        """m = σ_min(B)² λθ²/(4N)."""
+        """c_PL = σ_min(B)² λθ²/(4N)."""
         return down((self.output * self._kept) ** 2 * self.eigenvalue / (4.0 * self.points))
 
     @property

@@ -1,4 +1,4 @@
-"""√m(R) ≤ |∂L|/√L on the ball of radius R around any net, from the norms of its layers."""
+"""√c_PL(R) ≤ |∂ℛ|/√ℛ on the ball of radius R around any net, from the norms of its layers."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class RunningBall:
 
     @BEYOND
     def root(self, radius: Reals) -> Reals:
-        """√m(R) = σ_min(B) √(2/N) (1 − â)^{Λ/â} (√λ̄ − (max κ + δ)R − √(mean β²) δ)₊, and 0
+        """√c_PL(R) = σ_min(B) √(2/N) (1 − â)^{Λ/â} (√λ̄ − (max κ + δ)R − √(mean β²) δ)₊, and 0
         where â ≥ 1; nonincreasing in R."""
         root = down(math.sqrt(self.feature_eigenvalue))
         kernel: Reals = np.maximum(root - self.kernel_loss(radius), 0.0)
@@ -92,7 +92,7 @@ class RunningBall:
         return down(self.output * math.sqrt(2.0 / self.points) * kernel * kept)
 
     def obstacle(self, radius: float) -> str:
-        """Why √m(R) = 0, or nothing."""
+        """Why √c_PL(R) = 0, or nothing."""
         radius = one_radius(radius)
         kernel = math.sqrt(self.feature_eigenvalue) - float(self.kernel_loss(radius))
         if self.steepest(radius) >= 1.0:

@@ -1,4 +1,4 @@
-"""|∂L|² ≥ c·L at one network: bounds from the kernels of its layers (Polyak–Łojasiewicz)."""
+"""|∂ℛ|² ≥ c·ℛ at one network: bounds from the kernels of its layers (Polyak–Łojasiewicz)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def output_constant(weights: Weights) -> Float[Tensor, "*runs"]:
 def pl_bound(
     net: ResidualNet, weights: Weights, x: Float[Tensor, "*data n d"]
 ) -> Float[Tensor, "*runs"]:
-    """c = (2/N) σ_min(B)² (1/L) Σ_k λ_min(K_k) Π_{j>k} (1 − Lip_j/L)₊², with |∂L|² ≥ c·L.
+    """c = (2/N) σ_min(B)² (1/L) Σ_k λ_min(K_k) Π_{j>k} (1 − Lip_j/L)₊², with |∂ℛ|² ≥ c·ℛ.
 
     Holds for every depth L, for the squared slope ``slope_squared`` of :func:`cotflow.gradient`.
     Only |σ′| ≤ 1 is used; ``x`` alone enters, so c serves every y. All roundings go outward.
@@ -47,7 +47,7 @@ def pl_bound_independent(
     """c = (2/N) σ_min(B)² (√λ_min(K̄) − ((1/L)Σ_k tr K_k (Π_{j>k}(1 + Lip_j/L) − 1)²)^{1/2})₊².
 
     K̄ = (1/L)Σ_k K_k is the kernel of all L·m features together, so that layers with fewer
-    features than points count: |∂L|² ≥ c·L near V = 0. Since tr K_k ≤ N for |σ| ≤ 1, it is at
+    features than points count: |∂ℛ|² ≥ c·ℛ near V = 0. Since tr K_k ≤ N for |σ| ≤ 1, it is at
     least (2/N) σ_min(B)² (√λ_min(K̄) − √N(e^Λ − 1))₊² with Λ = (1/L)Σ Lip_k.
 
     Source: [C], proof in the chapter on local PL.
