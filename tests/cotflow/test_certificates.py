@@ -505,6 +505,26 @@ def test_each_term_of_the_bound_around_independent_layers_is_needed(start, worse
     assert float(ball.root(radius)) ** 2 <= best < float(worse(ball).root(radius)) ** 2
 
 
+@pytest.mark.parametrize("R", [1e-10, 0.01, 0.08])
+def test_the_ball_around_independent_layers_has_the_formula_of_the_page(R):
+    """Terms of second order in R, which no network is known to attain, too."""
+    ball = IndependentBall(
+        points=3,
+        feature_eigenvalue=0.6,
+        data_norm=2.0,
+        feature_norm=4.0,
+        late_norm=0.9,
+        output=2.0,
+    )
+    with mpmath.workdps(50):
+        stretch = 4 * mpmath.mpf(R) + mpmath.mpf(R) ** 2 / 2
+        both = 1 + mpmath.expm1(stretch) / stretch
+        lost = R * mpmath.sqrt(4 + both**2 * 3 * mpmath.mpf(0.9) ** 2)
+        lost += both * mpmath.sqrt(3) / 2 * mpmath.mpf(R) ** 2
+        exact = 2 * mpmath.sqrt(mpmath.mpf(2) / 3) * (mpmath.sqrt(mpmath.mpf(0.6)) - lost)
+        assert 0 < exact * (1 - 1e-9) <= float(ball.root(R)) <= exact
+
+
 def test_late_layers_weigh_more_since_both_states_and_adjoints_pass_them():
     weights, x = one_line(1.0, 0.0, 0.5, depth=4)
     W = torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=DOUBLE).reshape(4, 1, 1)
