@@ -399,6 +399,14 @@ def test_numbers_of_the_block_ball_are_rounded_outward():
         assert exact * (1 - 1e-9) <= ball.eigenvalue <= exact
         largest = mpmath.svd_r(X, compute_uv=False)[0]
         assert largest <= ball.data <= largest * (1 + 1e-9)
+        H = A * X
+        for found, exact in (
+            (ball.state, mpmath.svd_r(H, compute_uv=False)[0]),
+            (ball.state_size, mpmath.sqrt(sum(v**2 for v in H))),
+            (ball.output, 1),
+            *((ball.inner[k], torch.linalg.matrix_norm(start.W[k], ord=2)) for k in range(2)),
+        ):
+            assert float(exact) * (1 - 1e-14) <= found <= float(exact) * (1 + 1e-9)
     found = block_certificate(net, start, x, y)
     exact = float(net.loss(start, x, y))
     assert exact * (1 - 1e-12) <= found.risk <= exact * (1 + 1e-9)
