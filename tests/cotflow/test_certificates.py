@@ -1080,6 +1080,27 @@ def test_the_promise_before_the_draw_is_kept_by_the_worst_draw_that_it_allows(n,
     assert found.largest_risk <= ball.closed_form()
 
 
+@pytest.mark.parametrize(("n", "q", "output"), [(1, 2, 1.0), (4, 3, 20.0)])
+def test_the_promise_before_the_draw_has_the_formulas_of_the_page(n, q, output):
+    x, delta, tau = square()[:n], 0.1, 0.7
+    found = prior_certificate(x, tau=tau, failure=delta, state=q, output=output)
+    ideal = 0.5 * torch.exp(-(tau**2) * torch.cdist(x, x) ** 2 / 2)
+    eigenvalue = float(torch.linalg.eigvalsh(ideal)[0])
+    M = math.ceil(2 / (1 - math.log(2)) * n / eigenvalue * math.log(2 * n / delta))
+    t = math.log(2 / delta)
+    beta = tau * math.sqrt(q + 2 * math.sqrt(q * t / M) + 2 * t / M)
+    kappa = float(torch.linalg.matrix_norm(torch.cat([x, torch.ones(n, 1)], 1), ord=2))
+    C = math.sqrt(kappa**2 + 4 / 9 * n * beta**2) + 1 / (2 * math.sqrt(2))
+    R = math.sqrt(eigenvalue / 8) / C
+    theta = 1 - (beta + 0.5) * R
+    risk = 9 * output**2 * eigenvalue**2 * theta**2 / (512 * n * C**2)
+    rate = output**2 * eigenvalue * theta**2 / (4 * n)
+    assert found.features == M and theta >= 0.46
+    assert (found.feature_norm, found.speed, found.radius) == pytest.approx((beta, C, R), rel=1e-9)
+    assert (found.largest_risk, found.rate) == pytest.approx((risk, rate), rel=1e-9)
+    assert found.gain(3.0) == pytest.approx(math.sqrt(3.0 / risk), rel=1e-9)
+
+
 @pytest.mark.slow
 def test_features_of_the_promised_number_keep_it_as_often_as_promised():
     x, g, draws = square(), generator(5), 100
