@@ -525,6 +525,33 @@ def test_the_ball_around_independent_layers_has_the_formula_of_the_page(R):
         assert 0 < exact * (1 - 1e-9) <= float(ball.root(R)) <= exact
 
 
+@pytest.mark.parametrize(
+    ("certify", "ball_of"),
+    [
+        (initial_certificate, initial_ball),
+        (independent_certificate, independent_ball),
+        (running_certificate, running_ball),
+    ],
+)
+def test_radius_rate_and_threshold_of_a_certificate_belong_together(certify, ball_of):
+    """√L(μ_0) = ½∫₀^R √m, the rate is m(R) and not m(0), and the threshold is (½∫√m)²."""
+    net, weights, x, y = certified_problem()
+    ball = ball_of(net, weights, x)
+    size = math.sqrt(
+        0.5 * certify(net, weights, x, y).largest_risk / float(net.loss(weights, x, y))
+    )
+    found = certify(net, weights, x, size * y)
+
+    def reached(end):
+        return float(integrate.quad(lambda r: float(ball.root(r)), 0.0, end)[0]) / 2.0
+
+    assert found.holds and found.rate == pytest.approx(float(ball.root(found.radius)) ** 2)
+    assert found.rate < 0.9 * float(ball.root(0.0)) ** 2
+    assert reached(found.radius) == pytest.approx(math.sqrt(found.risk), rel=5e-3)
+    threshold = reached(last_positive(ball.root)) ** 2
+    assert threshold * 0.99 < found.largest_risk <= threshold * (1 + 1e-9)
+
+
 def test_late_layers_weigh_more_since_both_states_and_adjoints_pass_them():
     weights, x = one_line(1.0, 0.0, 0.5, depth=4)
     W = torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=DOUBLE).reshape(4, 1, 1)
