@@ -359,18 +359,18 @@ def test_the_block_ball_has_the_formula_of_the_page(moving):
         scales=(0.5, 0.25),
         eigenvalue=9.0,
         data=2.0,
-        state=2.0,
-        state_size=3.0,
+        state=8.0,
+        state_size=10.0,
         output=1.0,
         inner=np.array([2.0, 40.0]),
         features=np.array([6.0, 3.0]),
         moving=moving,
     )
-    M, a, b = 0.02, *moving
+    M, a, b = 0.01, *moving
     growth = math.exp(0.8 * 0.5 * 0.25 * M * (40.0 + M))
     e = (1.0 + b * M) * growth - 1.0
-    D = a * M * 2.0 + (growth - 1.0) * (3.0 + a * M * 2.0)
-    H = 2.0 + D
+    D = a * M * 2.0 + (growth - 1.0) * (10.0 + a * M * 2.0)
+    H = 8.0 + D
     change = [0.8 * 0.25 * (M * H + w * D) for w in (2.0, 40.0)]
     layers = [e * s + (1.0 + e) * c for s, c in zip((6.0, 3.0), change, strict=True)]
     err = math.sqrt(0.25 * sum(v**2 for v in layers) / 2 + a * (e * 2.0) ** 2 + b * D**2)
