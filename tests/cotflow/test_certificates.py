@@ -505,6 +505,53 @@ def test_each_term_of_the_bound_around_independent_layers_is_needed(start, worse
     assert float(ball.root(radius)) ** 2 <= best < float(worse(ball).root(radius)) ** 2
 
 
+@pytest.mark.parametrize("R", [1e-10, 0.01, 0.08])
+def test_the_ball_around_independent_layers_has_the_formula_of_the_page(R):
+    """Terms of second order in R, which no network is known to attain, too."""
+    ball = IndependentBall(
+        points=3,
+        feature_eigenvalue=0.6,
+        data_norm=2.0,
+        feature_norm=4.0,
+        late_norm=0.9,
+        output=2.0,
+    )
+    with mpmath.workdps(50):
+        stretch = 4 * mpmath.mpf(R) + mpmath.mpf(R) ** 2 / 2
+        both = 1 + mpmath.expm1(stretch) / stretch
+        lost = R * mpmath.sqrt(4 + both**2 * 3 * mpmath.mpf(0.9) ** 2)
+        lost += both * mpmath.sqrt(3) / 2 * mpmath.mpf(R) ** 2
+        exact = 2 * mpmath.sqrt(mpmath.mpf(2) / 3) * (mpmath.sqrt(mpmath.mpf(0.6)) - lost)
+        assert 0 < exact * (1 - 1e-9) <= float(ball.root(R)) <= exact
+
+
+@pytest.mark.parametrize(
+    ("certify", "ball_of"),
+    [
+        (initial_certificate, initial_ball),
+        (independent_certificate, independent_ball),
+        (running_certificate, running_ball),
+    ],
+)
+def test_radius_rate_and_threshold_of_a_certificate_belong_together(certify, ball_of):
+    """√L(μ_0) = ½∫₀^R √m, the rate is m(R) and not m(0), and the threshold is (½∫√m)²."""
+    net, weights, x, y = certified_problem()
+    ball = ball_of(net, weights, x)
+    size = math.sqrt(
+        0.5 * certify(net, weights, x, y).largest_risk / float(net.loss(weights, x, y))
+    )
+    found = certify(net, weights, x, size * y)
+
+    def reached(end):
+        return float(integrate.quad(lambda r: float(ball.root(r)), 0.0, end)[0]) / 2.0
+
+    assert found.holds and found.rate == pytest.approx(float(ball.root(found.radius)) ** 2)
+    assert found.rate < 0.9 * float(ball.root(0.0)) ** 2
+    assert reached(found.radius) == pytest.approx(math.sqrt(found.risk), rel=5e-3)
+    threshold = reached(last_positive(ball.root)) ** 2
+    assert threshold * 0.99 < found.largest_risk <= threshold * (1 + 1e-9)
+
+
 def test_late_layers_weigh_more_since_both_states_and_adjoints_pass_them():
     weights, x = one_line(1.0, 0.0, 0.5, depth=4)
     W = torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=DOUBLE).reshape(4, 1, 1)
@@ -1058,6 +1105,27 @@ def test_the_promise_before_the_draw_is_kept_by_the_worst_draw_that_it_allows(n,
     assert 0.5 * budget[-1] ** 2 < found.largest_risk <= budget[-1] ** 2
     assert 0.5 * float(ball.root(found.radius)) ** 2 < found.rate <= ball.root(found.radius) ** 2
     assert found.largest_risk <= ball.closed_form()
+
+
+@pytest.mark.parametrize(("n", "q", "output"), [(1, 2, 1.0), (4, 3, 20.0)])
+def test_the_promise_before_the_draw_has_the_formulas_of_the_page(n, q, output):
+    x, delta, tau = square()[:n], 0.1, 0.7
+    found = prior_certificate(x, tau=tau, failure=delta, state=q, output=output)
+    ideal = 0.5 * torch.exp(-(tau**2) * torch.cdist(x, x) ** 2 / 2)
+    eigenvalue = float(torch.linalg.eigvalsh(ideal)[0])
+    M = math.ceil(2 / (1 - math.log(2)) * n / eigenvalue * math.log(2 * n / delta))
+    t = math.log(2 / delta)
+    beta = tau * math.sqrt(q + 2 * math.sqrt(q * t / M) + 2 * t / M)
+    kappa = float(torch.linalg.matrix_norm(torch.cat([x, torch.ones(n, 1)], 1), ord=2))
+    C = math.sqrt(kappa**2 + 4 / 9 * n * beta**2) + 1 / (2 * math.sqrt(2))
+    R = math.sqrt(eigenvalue / 8) / C
+    theta = 1 - (beta + 0.5) * R
+    risk = 9 * output**2 * eigenvalue**2 * theta**2 / (512 * n * C**2)
+    rate = output**2 * eigenvalue * theta**2 / (4 * n)
+    assert found.features == M and theta >= 0.46
+    assert (found.feature_norm, found.speed, found.radius) == pytest.approx((beta, C, R), rel=1e-9)
+    assert (found.largest_risk, found.rate) == pytest.approx((risk, rate), rel=1e-9)
+    assert found.gain(3.0) == pytest.approx(math.sqrt(3.0 / risk), rel=1e-9)
 
 
 @pytest.mark.slow

@@ -350,6 +350,38 @@ def test_each_term_of_the_block_bound_is_needed(case):
     assert (lost[0] - lost[1]) / (lost[0] - lost[2]) > (0.45 if case == "layers" else 0.85)
 
 
+@pytest.mark.parametrize("moving", [(True, True), (True, False), (False, True), (False, False)])
+def test_the_block_ball_has_the_formula_of_the_page(moving):
+    ball = BlockBall(
+        points=3,
+        loss_factor=1.0,
+        lipschitz=0.8,
+        scales=(0.5, 0.25),
+        eigenvalue=9.0,
+        data=2.0,
+        state=8.0,
+        state_size=10.0,
+        output=1.0,
+        inner=np.array([2.0, 40.0]),
+        features=np.array([6.0, 3.0]),
+        moving=moving,
+    )
+    M, a, b = 0.01, *moving
+    growth = math.exp(0.8 * 0.5 * 0.25 * M * (40.0 + M))
+    e = (1.0 + b * M) * growth - 1.0
+    D = a * M * 2.0 + (growth - 1.0) * (10.0 + a * M * 2.0)
+    H = 8.0 + D
+    change = [0.8 * 0.25 * (M * H + w * D) for w in (2.0, 40.0)]
+    layers = [e * s + (1.0 + e) * c for s, c in zip((6.0, 3.0), change, strict=True)]
+    err = math.sqrt(0.25 * sum(v**2 for v in layers) / 2 + a * (e * 2.0) ** 2 + b * D**2)
+    constant = 4.0 / 3.0 * (3.0 - err) ** 2
+    fastest = [a * (1.0 + e) * 2.0, b * H, 0.5 * (1.0 + e) * max(6.0 + change[0], 3.0 + change[1])]
+    speed = 2.0 / math.sqrt(3.0) * max(fastest)
+    assert constant * (1 - 1e-9) <= float(ball.constant(M)) <= constant and err < 3.0
+    assert speed <= float(ball.speed(M)) <= speed * (1 + 1e-9)
+    assert float(ball.root(M)) == pytest.approx(constant / speed, rel=1e-9)
+
+
 def test_numbers_of_the_block_ball_are_rounded_outward():
     net, start, x, y = problem(6, 3, 4, 2, 12, 2, law=independent)
     ball = block_ball(net, start, x)
@@ -367,6 +399,14 @@ def test_numbers_of_the_block_ball_are_rounded_outward():
         assert exact * (1 - 1e-9) <= ball.eigenvalue <= exact
         largest = mpmath.svd_r(X, compute_uv=False)[0]
         assert largest <= ball.data <= largest * (1 + 1e-9)
+        H = A * X
+        for found, exact in (
+            (ball.state, mpmath.svd_r(H, compute_uv=False)[0]),
+            (ball.state_size, mpmath.sqrt(sum(v**2 for v in H))),
+            (ball.output, 1),
+            *((ball.inner[k], torch.linalg.matrix_norm(start.W[k], ord=2)) for k in range(2)),
+        ):
+            assert float(exact) * (1 - 1e-14) <= found <= float(exact) * (1 + 1e-9)
     found = block_certificate(net, start, x, y)
     exact = float(net.loss(start, x, y))
     assert exact * (1 - 1e-12) <= found.risk <= exact * (1 + 1e-9)

@@ -253,8 +253,8 @@ def independent_certificate(
     """Convergence from V = 0 and features that differ from layer to layer, down to one a layer.
 
     √ℛ(μ_0) ≤ ½∫₀^R √c_PL with √c_PL of :meth:`IndependentBall.root`: only all layers together
-    need as many features as there are points. For tied features :func:`initial_certificate` admits
-    more.
+    need as many features as there are points. For tied features :func:`initial_certificate`
+    usually admits more, but less at depth 1.
 
     Source: [C], proof in the chapter on local PL. Parameters and errors as in
     :func:`initial_certificate`.
