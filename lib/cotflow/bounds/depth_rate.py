@@ -43,8 +43,9 @@ def depth_growth(
 ) -> DepthGrowth:
     """Λ and δ at one training time, from norms that the network and its limit have there.
 
-    Over both, v, w and M_B are the largest operator norms of V, W and B; R_i, P_i and Q_i the
-    largest |h|, |p| and |F(x_i) − y_i| of a sample; K_Z is ``limit.lipschitz()``. With c = c_m c_q,
+    Over both (the limit at its points in s), v, w and M_B are the largest operator norms of V, W
+    and B; R_i, P_i and Q_i the largest |h|, |p| and |F(x_i) − y_i| of a sample; K_Z is
+    ``limit.lipschitz()``. With c = c_m c_q,
     K_σ = sup|σ′| and C = c_q sup|σ″|, for every sample
 
     κ₁ = cK_σvw,  κ₂ = cK_σR(w² + v²)^½,  κ₁₁ = cCvw²,  κ₁₂ = c(K_σ²w² + v²(K_σ + CwR)²)^½,
