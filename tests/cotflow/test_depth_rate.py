@@ -101,6 +101,7 @@ def ratio(net, start, weights, x, y, eta=1e-6):
     return (after - before) / (bound - before)
 
 
+TWO = torch.tensor([[1.0], [0.5]], dtype=torch.float64)  # two samples, for the means
 FALLING = 0.02 + 0.15 * (1 - points(12))
 LINEAR = marion_net(IDENTITY, trained=("V",))
 WITNESSES = {
@@ -125,13 +126,14 @@ WITNESSES = {
     ),
     "B in its own velocity": (
         marion_net(TANH, trained=("B",)), scalar(0.0, W=0.0),
-        scalar(0.0, W=0.0, B=1.01, depth=400), 1.0, 5.0, 0.9,
+        scalar(0.0, W=0.0, B=1.01, depth=400), TWO, 5 * TWO, 0.9,
     ),
     "step of the state, seen by A": (
         marion_net(IDENTITY, trained=("A",)), scalar(0.05), scalar(0.05, depth=400), 1.0, 50.0, 0.6,
     ),
     "step of the state, seen by B": (
-        marion_net(IDENTITY, trained=("B",)), scalar(0.05), scalar(0.05, depth=400), 1.0, 50.0, 0.9,
+        marion_net(IDENTITY, trained=("B",)), scalar(0.05), scalar(0.05, depth=400),
+        TWO, 50 * TWO, 0.9,
     ),
     "second derivative in W": (
         marion_net(TANH, trained=("W",)), scalar(0.05, W=0.658),
