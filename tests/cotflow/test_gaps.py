@@ -76,6 +76,27 @@ def test_one_euler_step_never_exceeds_the_bound(
     assert float(after) <= float(bound) * (1 + 1e-12)
 
 
+@pytest.mark.parametrize(
+    ("trained", "numbers"),
+    [
+        (("V",), (-0.8, 2.5, -0.2, 0.6, 4.6)),
+        (("V",), (-6.9, 4.2, 0.2, -0.4, 3.8)),
+        (("W",), (-0.5, -2.2, -1.0, 0.5, -4.8)),
+        (("W",), (2.0, -1.0, -0.3, -0.4, -4.6)),
+        (("W",), (1.8, -1.3, 0.6, -0.2, -5.1)),
+    ],
+    ids=["Δp, V", "Δh, V", "Δh in σ′", "Δp, W", "Δh, W"],
+)
+def test_each_term_of_beta_is_needed(trained, numbers):
+    """Two equal scalar layers: without the term the gap after a step would exceed the bound."""
+    v, w, a, b, y = (torch.full((1, 1), z, dtype=torch.float64) for z in numbers)
+    net, x = marion_net(TANH, trained=trained), torch.ones(1, 1, dtype=torch.float64)
+    weights = Weights(a, v.expand(2, 1, 1), w.expand(2, 1, 1), b)
+    at = gradient(net, weights, x, y)
+    bound = float(gap_growth(net, weights, at)[1]) / 2
+    assert 0.05 * bound < float(largest_gap(weights.plus(at.velocity, 1.0))) <= bound
+
+
 def test_networks_outside_the_bound_are_refused_in_one_sentence():
     g = torch.Generator().manual_seed(0)
     for net, depth in ((marion_net(RELU), 3), (marion_net(TANH), 1)):

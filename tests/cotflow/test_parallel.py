@@ -8,9 +8,12 @@ import torch
 
 from cotflow import (
     GELU,
+    IDENTITY,
     RELU,
     TANH,
+    ResidualNet,
     Sizes,
+    Weights,
     gradient,
     gradient_flow,
     independent,
@@ -105,6 +108,37 @@ def test_the_certificate_is_never_too_small(tolerance, activation):
         bounds = found.depth.states, found.depth.adjoints, found.depth.partials
         for measured, bound in zip(errors(found, exact, net, weights), bounds, strict=True):
             assert measured <= bound + 1e-14
+
+
+def test_the_certificate_is_nearly_reached():
+    """In a positive scalar net near 0 all gaps have one sign, and grow by 1 + V/L a layer."""
+    depth, length = 256, 16
+    s = torch.linspace(0, 1, depth, dtype=torch.float64).reshape(-1, 1, 1)
+    one = torch.ones(1, 1, dtype=torch.float64)
+    net = ResidualNet(TANH, "none", "none", trained=("V",))
+    weights, h0 = Weights(one, 0.5 + s, one.expand(depth, 1, 1), one), 1e-3 * one
+    exact = net.hidden_states(weights, h0)
+    found = next(parallel.states_by_sweeps(net, weights, h0, length))
+    assert 1.0 <= float(found.error) / float((found.values[0] - exact).abs().max()) < 1.02
+
+    fine = card.layers(net, weights, h0)
+    small = parallel.coarse_layers(card.layers, fine, net, weights, h0, length)
+    size = parallel.Norms.of(fine, net, weights, length)
+    p, states = one.reshape(1, 1, 1, 1), exact.unsqueeze(0)
+    found = next(parallel.backward_sweeps(fine, small, size, p, states, length))
+    _, end = fine.backward(p, states, 0, depth, depth)
+    assert 1.0 <= float(found.error) / float((found.end - end[:, 0]).abs()) < 1.02
+
+
+def test_the_certificate_counts_what_rotations_add():
+    """Layers I + aJ are no larger to first order, and their one gap grows by (1 + a²)^½ a layer."""
+    eye = torch.eye(2, dtype=torch.float64)
+    V = torch.tensor([[0.0, -8.0], [8.0, 0.0]], dtype=torch.float64).expand(16, 2, 2)
+    net = ResidualNet(IDENTITY, "none", "none", trained=("V",))
+    weights = Weights(eye, V, eye.expand(16, 2, 2), eye)
+    exact = net.hidden_states(weights, eye[:1])
+    found = next(parallel.states_by_sweeps(net, weights, eye[:1], 8))
+    assert 1.0 <= float(found.error) / float((found.values[0] - exact).norm(dim=-1).max()) < 1.6
 
 
 def test_the_certificate_tells_one_layer_from_another():

@@ -43,9 +43,10 @@ def depth_growth(
 ) -> DepthGrowth:
     """Λ and δ at one training time, from norms that the network and its limit have there.
 
-    Over both, v, ω and C_B are the largest operator norms of V, W and B; h̄, p̄ and Q the largest
-    |h|, |p| and |F(x) − y| of a sample; Lip_Z is ``limit.lipschitz()``. With c = c_m c_q,
-    C_σ′ = sup|σ′|, C_σ″ = sup|σ″| and a = c_q C_σ″ h̄, for every sample
+    Over both (the limit at its points in s), v, ω and C_B are the largest operator norms of V, W
+    and B; h̄, p̄ and Q the largest |h|, |p| and |F(x) − y| of a sample; Lip_Z is
+    ``limit.lipschitz()``. With c = c_m c_q, C_σ′ = sup|σ′|, C_σ″ = sup|σ″| and a = c_q C_σ″ h̄, for
+    every sample
 
     κ₁ = cC_σ′vω,  κ₂ = cC_σ′h̄(ω² + v²)^½,  κ₁₁ = cc_qC_σ″vω²,
     κ₁₂ = c(C_σ′²ω² + v²(C_σ′ + aω)²)^½,  κ₂₂ = ½ch̄(av + (a²v² + 4C_σ′²)^½),

@@ -1,7 +1,8 @@
 """Training of infinitely deep networks, by collocation in the depth variable.
 
-Functions of s are polynomials, known by their values at Chebyshev points. Nothing is shared with
-the networks of finite depth but their activation: derivatives of f come from autograd.
+Functions of s are polynomials, known by their values at Chebyshev points. Shared with the
+networks of finite depth are the activation, the factors of width, state and loss, and the step in
+time; derivatives of f come from autograd.
 
 >>> import torch
 >>> from cotflow.limits.collocation import at, points, slope
