@@ -87,7 +87,9 @@ def served(tmp_path):
 
 
 def check_standardised(data):
-    torch.testing.assert_close(data.train.mean((0, 2, 3)), data.train.new_zeros(data.train.shape[1]))
+    torch.testing.assert_close(
+        data.train.mean((0, 2, 3)), data.train.new_zeros(data.train.shape[1])
+    )
     std = data.train.std((0, 2, 3), correction=0)
     torch.testing.assert_close(std, data.train.new_ones(data.train.shape[1]))
 

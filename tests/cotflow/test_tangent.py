@@ -1,6 +1,5 @@
 """The tangent kernel: against automatic differentiation, the gradient and the flow itself."""
 
-import math
 from dataclasses import replace
 
 import pytest
