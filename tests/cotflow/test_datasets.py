@@ -87,14 +87,8 @@ def served(tmp_path):
 
 
 def check_standardised(data):
-<<<<<<< HEAD
     channels = data.train.shape[1]
     torch.testing.assert_close(data.train.mean((0, 2, 3)), data.train.new_zeros(channels))
-=======
-    torch.testing.assert_close(
-        data.train.mean((0, 2, 3)), data.train.new_zeros(data.train.shape[1])
-    )
->>>>>>> rg
     std = data.train.std((0, 2, 3), correction=0)
     torch.testing.assert_close(std, data.train.new_ones(channels))
 
