@@ -43,13 +43,13 @@ def depth_growth(
 ) -> DepthGrowth:
     """Λ and δ at one training time, from norms that the network and its limit have there.
 
-    Over both (the limit at its points in s), v, ω and C_B are the largest operator norms of V, W
-    and B; h̄, p̄ and Q the largest |h|, |p| and |F(x) − y| of a sample; Lip_Z is
+    Over both (the limit at its points in s), C_V, C_W and C_B are the largest operator norms of V,
+    W and B; h̄, p̄ and Q the largest |h|, |p| and |F(x) − y| of a sample; Lip_Z is
     ``limit.lipschitz()``. With c = c_m c_q, C_σ′ = sup|σ′|, C_σ″ = sup|σ″| and a = c_q C_σ″ h̄, for
     every sample
 
-    κ₁ = cC_σ′vω,  κ₂ = cC_σ′h̄(ω² + v²)^½,  κ₁₁ = cc_qC_σ″vω²,
-    κ₁₂ = c(C_σ′²ω² + v²(C_σ′ + aω)²)^½,  κ₂₂ = ½ch̄(av + (a²v² + 4C_σ′²)^½),
+    κ₁ = cC_σ′C_VC_W,  κ₂ = cC_σ′h̄(C_W² + C_V²)^½,  κ₁₁ = cc_qC_σ″C_VC_W²,
+    κ₁₂ = c(C_σ′²C_W² + C_V²(C_σ′ + aC_W)²)^½,  κ₂₂ = ½ch̄(aC_V + (a²C_V² + 4C_σ′²)^½),
     ϑ = e^{κ₁},  γ = ϑ(|x| + κ₂),  δ_h = ½ϑ(κ₁²h̄ + κ₂Lip_Z),
     ρ = ½p̄(κ₁² + κ₁κ₁₁h̄ + κ₁₂Lip_Z),
     Ψ = ϑ((2c_ℓC_B² + p̄κ₁₁)γ + 2c_ℓ(C_Bh̄ + Q)),  χ = ϑ((2c_ℓC_B² + p̄κ₁₁)δ_h + ρ),

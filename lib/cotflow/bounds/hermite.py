@@ -1,4 +1,4 @@
-"""Hermite coefficients η_r(σ) = E[σ(N) h_r(N)], N ~ N(0, 1), h_r = He_r/√r! orthonormal."""
+"""Hermite coefficients η_r(σ) = E[σ(ξ) ψ_r(ξ)], ξ ~ N(0, 1), ψ_r = He_r/√r! orthonormal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CUT = 16.0
 
 @dataclass(frozen=True)
 class HermiteSeries:
-    """σ = Σ_r η_r h_r in L² of the standard Gaussian law.
+    """σ = Σ_r η_r ψ_r in L² of the standard Gaussian law.
 
     Attributes
     ----------

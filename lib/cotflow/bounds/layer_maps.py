@@ -99,7 +99,7 @@ def _require_states(what: str, states: Tensor, least: int, batch: int) -> None:
 
 
 def layer_lipschitz(net: ResidualNet, weights: Weights) -> Float[Tensor, "*runs L"]:
-    """a_k = L^{−β} c_m c_q K_σ ‖V_k‖ ‖W_k‖ ≥ Lip of h ↦ L^{−β} c_m V_k σ(c_q W_k h + b_k).
+    """a_k = L^{−β} c_m c_q C_σ′ ‖V_k‖ ‖W_k‖ ≥ Lip of h ↦ L^{−β} c_m V_k σ(c_q W_k h + b_k).
 
     Operator norms. Where a_k < 1 the layer h ↦ h + (its residual) is a homeomorphism of R^q, and
     a_k is exact for the identity activation with W_k orthogonal.

@@ -248,7 +248,7 @@ class StartNorms:
     least: Float[Tensor, " L"]
 
     def _growth(self, radius: float) -> tuple[float, float]:
-        """(g, e^g) with g = C_σ′ c_m c_q R(ω + R), ω = max_k‖W_k‖."""
+        """(g, e^g) with g = C_σ′ c_m c_q R(‖W‖ + R), ‖W‖ = max_k‖W_k‖."""
         M, (c_m, c_q) = radius, self.scales
         g = self.lipschitz * c_m * c_q * M * (float(self.W.max()) + M)
         return g, math.exp(min(g, 700.0))
@@ -256,7 +256,7 @@ class StartNorms:
     def bound(self, radius: float) -> StartBound:
         """c_Σ = (4c_ℓc_m²/N) mean_k(σ_min(Σ_k) − Δ_k)₊² (σ_min(B) − R)₊² (1 − g/L)₊^{2L}.
 
-        With ω = max_k‖W_k‖, g = C_σ′c_mc_qR(ω + R), H = (‖A‖ + R)|x|e^g and
+        With ‖W‖ = max_k‖W_k‖, g = C_σ′c_mc_qR(‖W‖ + R), H = (‖A‖ + R)|x|e^g and
         Δ_h = R|x| + (e^g − 1)(‖A‖ + R)|x|:  Δ_k = √N·C_σ′ c_q(RH + ‖W_k‖Δ_h), and
         S_Σ = 2√c_ℓ·max((‖B‖ + R)e^g·max(gH/R, |x|), H). For every L ≥ 1, every width, and every
         activation with σ(0) = 0 and C_σ′ = sup|σ′| < ∞.

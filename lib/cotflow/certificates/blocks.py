@@ -54,7 +54,7 @@ class BlockBall:
 
     @BEYOND
     def growth(self, radius: Reals) -> Reals:
-        """e^g, g = C_σ′ c_m c_q R(ω + R) with ω = max_k ‖W̄_k‖: how far L layers can stretch."""
+        """e^g, g = C_σ′ c_m c_q R(max_k ‖W̄_k‖ + R): how far L layers can stretch."""
         M, (c_m, c_q) = radii(radius), self.scales
         g = up(self.lipschitz * c_m * c_q * M * (self.inner.max() + M))
         growth: Reals = up(np.exp(g * (1.0 + 1e-12)) * (1.0 + 1e-12))
