@@ -152,7 +152,7 @@ def conditional_distance(
 def labelled_distance(
     mu: Float[Tensor, "*runs L m p"], nu: Float[Tensor, "*runs L m p"]
 ) -> Float[Tensor, "*runs"]:
-    """((1/(Lm)) Σ_{k,j} |ω_{k,j} − ω′_{k,j}|²)^{1/2} ≥ d: particle j goes to particle j.
+    """((1/(LM)) Σ_{k,j} |ω_{k,j} − ω′_{k,j}|²)^{1/2} ≥ d: particle j goes to particle j.
 
     >>> import torch
     >>> from cotflow import conditional_distance, labelled_distance
