@@ -38,8 +38,9 @@ class Gradient:
     velocity : −r ∂_θℛ for every trained parameter θ, r from :meth:`ResidualNet.rates`.
     slope_squared : |∂ℛ|² = Σ_θ r |∂_θℛ|², the squared metric slope; dℛ/dt = −|∂ℛ|² along the flow.
     states : h_0..h_L.
-    adjoints : p_0..p_L, p_L = 2 c_ℓ Bᵀ(F − y) and p_{k−1} = p_k + (1/L) ∂₁f(h_{k−1}, Z_k)ᵀ p_k.
-        The factor 1/N is not in p, as in [M]. With checkpointing over depth neither is kept.
+    adjoints : p_0..p_L, p_L = 2 c_ℓ Bᵀ(F − y) and p_{k−1} = p_k + L^{−β} ∂₁f(h_{k−1}, Z_k)ᵀ p_k,
+        f(h, Z) = c_m V σ(c_q W h + b). The factor 1/N is not in p, as in [M]. With checkpointing
+        over depth neither is kept.
     depth : with depth in parallel, how near the sweeps came to the sequential ones.
     """
 
@@ -60,9 +61,9 @@ def gradient(
     backend: Backend = "auto",
     segment: int | None = None,
 ) -> Gradient:
-    """∂_{Z_k}ℛ = (1/(NL)) Σ_i ∂₂f(h_{k−1,i}, Z_k)ᵀ p_{k,i}, exact to rounding for every depth.
+    """∂_{Z_k}ℛ = (1/(NL^β)) Σ_i ∂₂f(h_{k−1,i}, Z_k)ᵀ p_{k,i}, exact to rounding for every depth.
 
-    The state before a layer meets the adjoint after it; any other pairing is off by O(1/L).
+    The state before a layer meets the adjoint after it; other pairings are off by O(1/L) at β = 1.
 
     Parameters
     ----------

@@ -88,10 +88,10 @@ def no_blow_up(
 
 
 def layer_rate(net: ResidualNet, weights: Weights, at: Gradient) -> Float[Tensor, "*runs"]:
-    """r = C_σ′ c_m c_q max_k (1/N)Σ_i |p_{k,i}||h_{k−1,i}|, measured on one state of a run.
+    """ρ = C_σ′ c_m c_q max_k (1/N)Σ_i |p_{k,i}||h_{k−1,i}|, measured on one state of a run.
 
-    The flow obeys (|V_k| + |W_k|)′ ≤ r(|V_k| + |W_k|) there, and one explicit Euler step of size
-    η multiplies |V_k| + |W_k| by 1 + ηr at most.
+    The flow obeys (|V_k| + |W_k|)′ ≤ ρ(|V_k| + |W_k|) there, and one explicit Euler step of size
+    η multiplies |V_k| + |W_k| by 1 + ηρ at most.
     """
     _require_layer_flow(net, weights)
     before, after = at_layers(weights, at)

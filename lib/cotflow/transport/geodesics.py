@@ -50,7 +50,7 @@ def geodesic(mu: Float[Tensor, "*runs L m p"], nu: Float[Tensor, "*runs L m2 p"]
 
     Equal widths are matched atom to atom and keep the order of ``mu``. For unequal widths the
     atoms are the pairs that the plan joins, at most m + m2 − 1 a layer. Exact up to rounding,
-    O(L m³) at worst; where several plans are optimal, this is the geodesic of one of them.
+    O(L M³) at worst; where several plans are optimal, this is the geodesic of one of them.
 
     Source: [B], as restated in OT4ML.
     """
