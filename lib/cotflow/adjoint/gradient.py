@@ -34,12 +34,13 @@ class Gradient:
 
     Attributes
     ----------
-    loss : ℓ, one number a run.
-    velocity : −r ∂_θℓ for every trained parameter θ, r from :meth:`ResidualNet.rates`.
-    slope_squared : |∂ℓ|² = Σ_θ r |∂_θℓ|², the squared metric slope; dℓ/dt = −|∂ℓ|² along the flow.
+    loss : ℛ, one number a run.
+    velocity : −r ∂_θℛ for every trained parameter θ, r from :meth:`ResidualNet.rates`.
+    slope_squared : |∂ℛ|² = Σ_θ r |∂_θℛ|², the squared metric slope; dℛ/dt = −|∂ℛ|² along the flow.
     states : h_0..h_L.
-    adjoints : p_0..p_L, p_L = 2 c_ℓ Bᵀ(F − y) and p_{k−1} = p_k + (1/L) ∂₁f(h_{k−1}, Z_k)ᵀ p_k.
-        The factor 1/n is not in p, as in [M]. With checkpointing over depth neither is kept.
+    adjoints : p_0..p_L, p_L = 2 c_ℓ Bᵀ(F − y) and p_{k−1} = p_k + L^{−β} ∂₁f(h_{k−1}, Z_k)ᵀ p_k,
+        f(h, Z) = c_m V σ(c_q W h + b). The factor 1/N is not in p, as in [M]. With checkpointing
+        over depth neither is kept.
     depth : with depth in parallel, how near the sweeps came to the sequential ones.
     """
 
@@ -60,9 +61,9 @@ def gradient(
     backend: Backend = "auto",
     segment: int | None = None,
 ) -> Gradient:
-    """∂_{Z_k}ℓ = (1/(nL)) Σ_i ∂₂f(h_{k−1,i}, Z_k)ᵀ p_{k,i}, exact to rounding for every depth.
+    """∂_{Z_k}ℛ = (1/(NL^β)) Σ_i ∂₂f(h_{k−1,i}, Z_k)ᵀ p_{k,i}, exact to rounding for every depth.
 
-    The state before a layer meets the adjoint after it; any other pairing is off by O(1/L).
+    The state before a layer meets the adjoint after it; other pairings are off by O(1/L) at β = 1.
 
     Parameters
     ----------
@@ -75,8 +76,8 @@ def gradient(
         :class:`cotflow.adjoint.parallel.Parallel` takes all segments of the depth at once.
     segment : checkpointing over depth. Of each segment of so many layers the first state alone is
         kept and the rest made again in the backward sweep: the same gradient, to rounding, for one
-        more forward sweep. Memory beside the weights O(n q L/c + n (q + m) c) instead of
-        O(n (q + m) L); states and adjoints are then None.
+        more forward sweep. Memory beside the weights O(N q L/c + N (q + m) c) instead of
+        O(N (q + m) L); states and adjoints are then None.
 
     Raises
     ------

@@ -81,7 +81,7 @@
 PRODUCT(to_wide, MV, Q)
 PRODUCT(to_narrow, QV, M)
 
-/* HEIGHT rows of factor Σ_s a_s b_sᵀ over n samples, a row of b in COLS registers, KEPT of its
+/* HEIGHT rows of factor Σ_i a_i b_iᵀ over n samples, a row of b in COLS registers, KEPT of its
  * entries written; the sum of their squares. */
 #define OUTER_ROWS(name, COLS, HEIGHT, KEPT)                                                     \
   static inline double name(long n, const REAL *restrict a, long a_stride,                       \
@@ -204,7 +204,7 @@ struct task {
   REAL *last_state;               /* (n, QP) a run, and so is the next, for checkpointing */
   REAL *first_adjoint;
   REAL *error;                    /* (n, D) a run: B h_L − y */
-  REAL *grad_V, *grad_W, *grad_b; /* factor · ∂ℓ a layer */
+  REAL *grad_V, *grad_W, *grad_b; /* factor · ∂ℛ a layer */
   double *squares;                /* (3) a layer: |grad|² of V, W and b */
   REAL *scratch;                  /* threads × scratch_size */
   double scale, c_q, pull;        /* p_L = pull · Bᵀ error */

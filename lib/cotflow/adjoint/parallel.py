@@ -34,8 +34,8 @@ class Parallel:
     """Both sweeps with depth in parallel, as a backend of :func:`cotflow.gradient`.
 
     The sweeps are exact but for the gaps between segments. They end when no gap is larger than what
-    the roundings of a segment's layers add up to, 2ε√length of its values: all C gaps together then
-    do at most about 4√C times what the sequential sweep's own roundings may do. If a tolerance is
+    the roundings of a segment's layers add up to, 2ε√length of its values: all J gaps together then
+    do at most about 4√J times what the sequential sweep's own roundings may do. If a tolerance is
     given, they end when the bound on what the gaps do is below it. The gradient carries what came
     out as ``depth``, a :class:`cotflow.adjoint.sweep.Depth`. Where neither comes, and where σ′
     jumps, the sweep is sequential.
@@ -332,15 +332,15 @@ def schatten(value: Float[Tensor, "*batch a b"]) -> Float[Tensor, "*batch"]:
 
 @dataclass(frozen=True)
 class Norms:
-    """What the weights alone say, in each run, with c the scale of a layer.
+    """What the weights alone say, in each run, with c = L^{−β} c_m the scale of a layer.
 
     Attributes
     ----------
-    before : Λ_c = Σ_{k<c·length} log(1 + ℓ_k); 1 + ℓ_k is a Lipschitz constant of layer k, with
-        ℓ_k = c c_q(s|sym V_kW_k| + r‖V_k‖‖W_k‖) + ½(c c_q K_σ‖V_k‖‖W_k‖)², where σ′ lies between
-        s − r and s + r.
+    before : Λ_j = Σ_{k<j·length} log(1 + a_k); 1 + a_k is a Lipschitz constant of layer k, with
+        a_k = c c_q(α|sym V_kW_k| + δ‖V_k‖‖W_k‖) + ½(c c_q C_σ′‖V_k‖‖W_k‖)², where σ′ lies between
+        α − δ and α + δ, and C_σ′ = sup|σ′|.
     V, W, row : ‖V_k‖, ‖W_k‖ and the longest row of W_k.
-    bend : Σ_k c c_q² K₂ ‖V_k‖‖W_k‖ row_k, K₂ = sup|σ″|: of Lipschitz constants of Df_k.
+    bend : Σ_k c c_q² C_σ″ ‖V_k‖‖W_k‖ row_k, C_σ″ = sup|σ″|: of Lipschitz constants of Df_k.
     """
 
     before: Float[Tensor, "runs ends"]
@@ -379,9 +379,9 @@ class Norms:
         """The bounds, over all samples and runs; Δ is the distance from the sequential sweep.
 
         |Δp| ≤ what the gaps add + e^Λ(2c_ℓ‖B‖²|Δh| + bend·|Δh|·max|p|);
-        |Δ∂_Vℓ_k| ≤ (c/n)Σ_i(|Δp||σ(z)| + (|p| + |Δp|)K_σ|Δz|), |Δz| ≤ c_q‖W_k‖|Δh|;
-        |Δ∂_Wℓ_k| ≤ (c c_q/n)Σ_i(|Δt||h| + ‖V_k‖K_σ(|p| + |Δp|)|Δh|), t = σ′(z) ⊙ Vᵀp;
-        |Δ∂_bℓ_k| ≤ (c/n)Σ_i|Δt|, |Δt| ≤ ‖V_k‖(K_σ|Δp| + K₂c_q row_k|Δh||p|).
+        |Δ∂_{V_k}ℛ| ≤ (c/N)Σ_i(|Δp||σ(z)| + (|p| + |Δp|)C_σ′|Δz|), |Δz| ≤ c_q‖W_k‖|Δh|;
+        |Δ∂_{W_k}ℛ| ≤ (c c_q/N)Σ_i(|Δζ||h| + ‖V_k‖C_σ′(|p| + |Δp|)|Δh|), ζ = σ′(z) ⊙ V_kᵀp;
+        |Δ∂_{b_k}ℛ| ≤ (c/N)Σ_i|Δζ|, |Δζ| ≤ ‖V_k‖(C_σ′|Δp| + C_σ″c_q row_k|Δh||p|).
         """
         sigma, n, c_q = net.activation, ahead.error.shape[-1], self.input_scale
         B = weights.B.reshape(-1, *weights.B.shape[-2:])

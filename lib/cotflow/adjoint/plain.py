@@ -25,7 +25,7 @@ def sweep(
     """h_0 ↦ (h_0, …, h_L) and p_L ↦ (p_0, …, p_L), then the partial derivatives by the layers.
 
     Two products a layer forward, two backward, and two batched over the layers of a segment.
-    Memory O(L n (q + m)); with ``segment`` = c layers O((L/c) n q + c n (q + m)), for one more
+    Memory O(L N (q + m)); with ``segment`` = c layers O((L/c) N q + c N (q + m)), for one more
     forward sweep: of each segment only the first state is kept, the rest is made again.
     """
     runs, depth = h0.shape[:-2], weights.depth

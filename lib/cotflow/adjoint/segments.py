@@ -65,7 +65,7 @@ class Layers(Protocol):
         into: Mapping[str, Tensor],
         squares: Float[Tensor, "runs L parts 3"],
     ) -> None:
-        """Write factor · ∂ℓ of the layers from ``first`` on, and their squares."""
+        """Write factor · ∂ℛ of the layers from ``first`` on, and their squares."""
 
 
 class Batched:

@@ -24,7 +24,7 @@ class Depth:
     gap : the largest |Δ| where two segments meet, relative to the larger end of its segment and
         over 2ε√length, what the roundings of a segment's layers may add up to.
     states, adjoints : bounds on max_k|Δh_k| and max_k|Δp_k|, relative to the largest, over samples.
-    partials : a bound on the error of ∂ℓ in V, W and b in the norm of the slope, relative to it.
+    partials : a bound on the error of ∂ℛ in V, W and b in the norm of the slope, relative to it.
     """
 
     forward: int
@@ -42,8 +42,8 @@ class Sweep:
     Attributes
     ----------
     error : F(x_i) − y_i.
-    partials : factor · ∂ℓ for each of V, W, b that the factors name.
-    squares : |factor · ∂ℓ|² for each of them, summed over layers.
+    partials : factor · ∂ℛ for each of V, W, b that the factors name.
+    squares : |factor · ∂ℛ|² for each of them, summed over layers.
     last_state, first_adjoint : h_L and p_0.
     states, adjoints : h_0..h_L and p_0..p_L; None under checkpointing.
     depth : for depth in parallel, how near that is to the sequential sweep.

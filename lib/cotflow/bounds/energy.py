@@ -27,11 +27,11 @@ class NoBlowUp:
 
     Attributes
     ----------
-    E : √(tℓ(0)), how far the weights can move in the layer metric.
-    G : K_σ c ‖V‖_{L²}‖W‖_{L²} with both norms at their largest; e^G bounds a sweep's growth.
-    H : largest |h_{k,i}|.
-    P : largest (1/n)Σ_i |p_{k,i}|.
-    rate : K_σ c H P, with (|V_k| + |W_k|)′ ≤ rate·(|V_k| + |W_k|).
+    E : √(tℛ(0)), how far the weights can move in the layer metric.
+    G : C_σ′ c_m c_q ‖V‖_{L²}‖W‖_{L²}, both norms at their largest; e^G bounds a sweep's growth.
+    H : C_h ≥ |h_{k,i}|.
+    P : C_p ≥ (1/N)Σ_i |p_{k,i}|.
+    rate : C_σ′ c_m c_q C_h C_p, with (|V_k| + |W_k|)′ ≤ rate·(|V_k| + |W_k|).
     log_layer : natural logarithm of the bound on sup_k (|V_k| + |W_k|).
     """
 
@@ -50,12 +50,13 @@ def no_blow_up(
     loss: Float[Tensor, "*runs"],
     time: float,
 ) -> NoBlowUp:
-    """sup_k (|V_k| + |W_k|)(t) ≤ sup_k (|V_k| + |W_k|)(0)·exp(K_σ c H P t), c = c_m c_q, with
+    """sup_k (|V_k| + |W_k|)(t) ≤ sup_k (|V_k| + |W_k|)(0)·exp(C_σ′ c C_h C_p t), c = c_m c_q, with
 
-    E = √(tℓ(0)),  G = K_σ c (‖V(0)‖_{L²} + E)(‖W(0)‖_{L²} + E),
-    H = (‖A(0)‖ + E) max|x_i| e^G,  P = 2(‖B(0)‖ + E)√(c_ℓ ℓ(0)) e^G,
+    E = √(tℛ(0)),  G = C_σ′ c (‖V(0)‖_{L²} + E)(‖W(0)‖_{L²} + E),
+    C_h = (‖A(0)‖ + E)C_X e^G,  C_p = 2(‖B(0)‖ + E)√(c_ℓ ℛ(0)) e^G,
 
-    ‖V‖²_{L²} = (1/L)Σ_k |V_k|². E is left out where a parameter is not trained.
+    C_σ′ = sup|σ′|, C_X = max|x_i|, ‖V‖²_{L²} = (1/L)Σ_k |V_k|². E is left out where a parameter is
+    not trained.
 
     Parameters
     ----------
@@ -87,7 +88,7 @@ def no_blow_up(
 
 
 def layer_rate(net: ResidualNet, weights: Weights, at: Gradient) -> Float[Tensor, "*runs"]:
-    """ρ = K_σ c max_k (1/n)Σ_i |p_{k,i}||h_{k−1,i}|, measured on one state of a run.
+    """ρ = C_σ′ c_m c_q max_k (1/N)Σ_i |p_{k,i}||h_{k−1,i}|, measured on one state of a run.
 
     The flow obeys (|V_k| + |W_k|)′ ≤ ρ(|V_k| + |W_k|) there, and one explicit Euler step of size
     η multiplies |V_k| + |W_k| by 1 + ηρ at most.
@@ -129,12 +130,12 @@ def _kept(weights: Weights, at: Gradient) -> tuple[Tensor, Tensor]:
 def semiconvexity(
     net: ResidualNet, weights: Weights, at: Gradient, y: Float[Tensor, "*data n dy"]
 ) -> Float[Tensor, "*runs"]:
-    """C with d²/dτ² L(θ + τξ) ≥ −C|ξ|² at τ = 0, |ξ|² = (1/(LM))Σ_{k,j} |ξ_{k,j}|², where
+    """C with d²/dτ² ℛ(θ + τξ) ≥ −C|ξ|² at τ = 0, |ξ|² = (1/(LM))Σ_{k,j} |ξ_{k,j}|², where
 
-    C = r D (K₂U(X + aR)² + 2K₁(X + 2aR)),  D = e^{K₁R²/2},  a = D(σ₀ + K₁XR),
+    C = r D (C_σ″U(C_x + aρ₂)² + 2C_σ′(C_x + 2aρ₂)),  D = e^{C_σ′ρ₂²/2},  a = D(σ₀ + C_σ′C_xρ₂),
 
-    U = max|u|, R² = (1/(LM))Σ|ω|², X = max √(1 + |x_{k,i}|²), r = (1/n)Σ|x_{L,i} − y_i|,
-    K₁ = sup|σ′|, K₂ = sup|σ″|, σ₀ = |σ(0)|. For ``mean_field_net`` with A = B = I.
+    U = max|u|, ρ₂² = (1/(LM))Σ|ω|², C_x = max √(1 + |x_{k,i}|²), r = (1/N)Σ|x_{L,i} − y_i|,
+    C_σ′ = sup|σ′|, C_σ″ = sup|σ″|, σ₀ = |σ(0)|. For ``mean_field_net`` with A = B = I.
     """
     if net != mean_field_net(net.activation, trained=net.trained):
         raise ValueError(f"semi-convexity: expected a net made by mean_field_net, received {net}")
@@ -164,7 +165,7 @@ def semiconvexity(
 
 
 def _gain(net: ResidualNet, weights: Weights) -> float:
-    """K_σ c_m c_q."""
+    """C_σ′ c_m c_q."""
     scale = net.residual_scale(1, weights.width) * net.input_scale(weights.state)
     return net.activation.lipschitz * scale
 

@@ -66,7 +66,8 @@ def secants(
     *,
     batch: int = 1,
 ) -> Float[Tensor, "L *batch"]:
-    """|f(k, y_k) − f(k, x_k)| / |y_k − x_k|, for every layer k and sample; nan where x_k = y_k.
+    """|f(k, h′_k) − f(k, h_k)| / |h′_k − h_k|, h ``first`` and h′ ``second``, for every layer k and
+    sample; nan where h_k = h′_k.
 
     The only Lipschitz quotients that a comparison of two trajectories asks for.
 
@@ -101,8 +102,8 @@ def _require_states(what: str, states: Tensor, least: int, batch: int) -> None:
 def layer_lipschitz(net: ResidualNet, weights: Weights) -> Float[Tensor, "*runs L"]:
     """a_k = L^{−β} c_m c_q C_σ′ ‖V_k‖ ‖W_k‖ ≥ Lip of h ↦ L^{−β} c_m V_k σ(c_q W_k h + b_k).
 
-    Operator norms. Where a_k < 1 the layer h ↦ h + (its residual) is a homeomorphism of R^q, and
-    a_k is exact for the identity activation with W_k orthogonal.
+    C_σ′ = sup|σ′|, operator norms. Where a_k < 1 the layer h ↦ h + (its residual) is a
+    homeomorphism of R^q, and a_k is exact for the identity activation with W_k orthogonal.
     """
     require_finite("Lipschitz bound", weights)
     scale = net.residual_scale(weights.depth, weights.width) * net.input_scale(weights.state)

@@ -88,7 +88,7 @@ def proposition_5(
     activation: Activation, order: int, coefficient: float, samples: int, state: int
 ) -> Proposition5:
     """c₁ = max(2¹⁰C²e^{4√2C}/η², 1), c₂ = 128C²e^{2√2C}/η, c₃ = min(η/(32√2C), ½),
-    c₄ = η³/(2¹⁴C²e^{6√2C}), with C = sup|σ′| and η = |η_r|."""
+    c₄ = η³/(2¹⁴C²e^{6√2C}), with C = C_σ′ = sup|σ′| and η = |η_r|."""
     samples = whole(samples, "[M] Prop. 5: expected samples ≥ 1", 1)
     state = whole(state, "[M] Prop. 5: expected a state ≥ 1", 1)
     eta, K, root = abs(coefficient), activation.lipschitz, math.sqrt(2.0)
@@ -170,7 +170,7 @@ def theorem_6(five: Proposition5, lipschitz: float, width: float) -> Theorem6:
     kind_K = max(kind_K1, c * M_W * math.exp(kind_K1) * M_A * M_X)
     K1 = c * M_W**2 / 4.0
     log10_K = max(math.log10(K1), math.log10(c * M_W * M_A * M_X) + K1 / ln10)
-    # The tower e^{2K} outweighs every other factor once K is large.
+    # The tower e^{2C_f} outweighs every other factor once C_f is large.
     tower = log10_K + math.log10(2.0 / ln10)
     exact = math.log10(-log10_C(10.0**log10_K)) if log10_K < 100 else tower
     return Theorem6(
@@ -226,9 +226,9 @@ class StartNorms:
     ----------
     depth, samples : L, N.
     scales : c_m, c_q of the network, e.g. 1/√m, 1/√q.
-    lipschitz, loss_factor : sup|σ′| and c_ℓ.
+    lipschitz, loss_factor : C_σ′ = sup|σ′| and c_ℓ.
     A, B, least_B : ‖A‖, ‖B‖ and σ_min(Bᵀ), operator norms.
-    x : max_i|x_i|.
+    x : C_X = max_i|x_i|.
     W : ‖W_k‖ for every layer.
     least : σ_min(Σ_k) for every layer.
 
@@ -254,12 +254,12 @@ class StartNorms:
         return g, math.exp(min(g, 700.0))
 
     def bound(self, radius: float) -> StartBound:
-        """c_Σ = (4c_ℓc_m²/N) mean_k(σ_min(Σ_k) − Δ_k)₊² (σ_min(B) − R)₊² (1 − g/L)₊^{2L}.
+        """c_Σ = (4c_ℓc_m²/N) mean_k(σ_min(Σ_k) − Δ_{Σ_k})₊² (σ_min(Bᵀ) − R)₊² (1 − g/L)₊^{2L}.
 
-        With ‖W‖ = max_k‖W_k‖, g = C_σ′c_mc_qR(‖W‖ + R), H = (‖A‖ + R)|x|e^g and
-        Δ_h = R|x| + (e^g − 1)(‖A‖ + R)|x|:  Δ_k = √N·C_σ′ c_q(RH + ‖W_k‖Δ_h), and
-        S_Σ = 2√c_ℓ·max((‖B‖ + R)e^g·max(gH/R, |x|), H). For every L ≥ 1, every width, and every
-        activation with σ(0) = 0 and C_σ′ = sup|σ′| < ∞.
+        With ‖W‖ = max_k‖W_k‖, g = C_σ′c_mc_qR(‖W‖ + R), H = (‖A‖ + R)C_Xe^g and
+        Δ_h = RC_X + (e^g − 1)(‖A‖ + R)C_X:  Δ_{Σ_k} = √N·C_σ′c_q(RH + ‖W_k‖Δ_h), and
+        S_Σ = 2√c_ℓ·max((‖B‖ + R)e^g·max(gH/R, C_X), H). For every L ≥ 1, every width, and every
+        activation with σ(0) = 0 and C_σ′ < ∞.
         """
         M = real(radius, "local PL: expected a finite radius > 0", positive)
         (c_m, c_q), K = self.scales, self.lipschitz
@@ -336,7 +336,8 @@ def start_constant(
 ) -> Float[Tensor, "*runs"]:
     """min over all targets of |∂ℛ|²/ℛ at a start with V = 0, A = (I; 0), B = (0, I), q ≥ d + d′:
 
-    (4c_ℓ/N)·λ_min(c_m² mean_k Σ_kᵀΣ_k + 2XᵀX), without 2XᵀX where A and B are frozen. Exact.
+    (4c_ℓ/N)·λ_min(c_m² mean_k Σ_kᵀΣ_k + (a + b)XᵀX), where a and b are 1 if A and B train, else 0.
+    Exact.
 
     Source: [C], proof in the chapter on long training times.
     """

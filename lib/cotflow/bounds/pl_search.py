@@ -110,8 +110,8 @@ def smallest_pl(
 
 
 def worst_targets(net: ResidualNet, weights: Weights, x: Float[Tensor, "n d"]) -> Tensor:
-    """The y with F(x) − y of length 1 and the least |∂ℛ|²/ℛ of all: with e_j the unit residuals,
-    G_ij = Σ_θ r⟨∂_θℛ(e_i), ∂_θℛ(e_j)⟩, and y from the lowest eigenvector of G."""
+    """The y with F(x) − y of length 1 and the least |∂ℛ|²/ℛ of all: with e_a the unit residuals,
+    G_ac = Σ_θ r⟨∂_θℛ(e_a), ∂_θℛ(e_c)⟩, and y from the lowest eigenvector of G."""
     outputs = net(weights, x)
     count, shape = outputs.numel(), outputs.shape
     units = torch.eye(count, dtype=outputs.dtype, device=outputs.device).reshape(count, *shape)

@@ -8,7 +8,7 @@ slope on a ball → certificate. Every bound is rounded outward.
 >>> from cotflow import COS, Sizes, mean_field_net, tied
 >>> from cotflow.certificates import gaussian_cos, layer_kernels, least_eigenvalue
 >>> g = torch.Generator().manual_seed(0)
->>> start = gaussian_cos(tied(Sizes(4, 128, 3, 2, 1), g), g, tau=1.0)  # L, m, q, d, d′
+>>> start = gaussian_cos(tied(Sizes(4, 128, 3, 2, 1), g), g, tau=1.0)  # L, M, q, d, d′
 >>> x = torch.tensor([[0.0, 0.0], [2.0, 0.0], [0.0, 2.0]], dtype=torch.float64)  # N = 3
 >>> kernels = layer_kernels(mean_field_net(COS), start, x)
 >>> kernels.shape, bool(least_eigenvalue(kernels[0]) > 0)

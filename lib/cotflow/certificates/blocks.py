@@ -27,15 +27,15 @@ from cotflow.network.weights import Weights
 class BlockBall:
     """Balls ‖A − Ā‖_F ≤ R, ‖V_k‖_F + ‖W_k − W̄_k‖_F ≤ R, ‖B − B̄‖_F ≤ R around V = 0.
 
-    H̄ = ĀX are the states, Σ_k = [σ(c_qW̄_kh̄_i)]_i the features; a and b are 1 where A and B train.
+    H̄ = ĀX are the states, Σ̄_k = [σ(c_qW̄_kh̄_i)]_i the features; a and b are 1 where A and B train.
 
     Attributes
     ----------
     points, loss_factor, lipschitz, scales : N, c_ℓ, C_σ′ = sup|σ′|, (c_m, c_q).
-    eigenvalue : λ = λ_min(σ_min(B̄)²(c_m² mean_k Σ_kᵀΣ_k + a XᵀX) + b H̄ᵀH̄), a lower bound.
+    eigenvalue : λ = λ_min(σ_min(B̄)²(c_m² mean_k Σ̄_kᵀΣ̄_k + a XᵀX) + b H̄ᵀH̄), a lower bound.
     data, state, state_size : ‖X‖₂, ‖H̄‖₂, ‖H̄‖_F.
     output : ‖B̄‖₂.
-    inner, features : ‖W̄_k‖₂ and ‖Σ_k‖₂, one a layer.
+    inner, features : ‖W̄_k‖₂ and ‖Σ̄_k‖₂, one a layer.
     moving : (a, b).
     """
 
@@ -78,7 +78,7 @@ class BlockBall:
 
     @BEYOND
     def feature_loss(self, radius: Reals) -> np.ndarray:
-        """Δ_k = C_σ′ c_q(R(‖H̄‖₂ + Δ_h) + ‖W̄_k‖Δ_h) ≥ ‖Σ_k − Σ̄_k‖_F, a last axis of layers."""
+        """Δ_{Σ_k} = C_σ′ c_q(R(‖H̄‖₂ + Δ_h) + ‖W̄_k‖Δ_h) ≥ ‖Σ_k − Σ̄_k‖_F, a last axis of layers."""
         M, D = radii(radius), self.drift(radius)
         first = np.asarray(M * (self.state + D))[..., None]
         lost = first + self.inner * np.asarray(D)[..., None]
@@ -86,7 +86,7 @@ class BlockBall:
 
     @BEYOND
     def loss(self, radius: Reals) -> Reals:
-        """err = (c_m² mean_k(γ‖Σ_k‖ + (‖B̄‖ + γ)Δ_k)² + a(γ‖X‖)² + bΔ_h²)^½."""
+        """err = (c_m² mean_k(γ‖Σ̄_k‖ + (‖B̄‖ + γ)Δ_{Σ_k})² + a(γ‖X‖)² + bΔ_h²)^½."""
         e = self.adjoint_loss(radius)
         layers = np.asarray(e)[..., None] * self.features
         layers = layers + np.asarray(self.output + e)[..., None] * self.feature_loss(radius)
@@ -106,8 +106,8 @@ class BlockBall:
 
     @BEYOND
     def speed(self, radius: Reals) -> Reals:
-        """S(R) = 2√(c_ℓ/N) max(a(‖B̄‖ + γ)‖X‖, b(‖H̄‖₂ + Δ_h), c_m(‖B̄‖ + γ)max_k(‖Σ_k‖ + Δ_k)):
-        every block moves at most at S√ℛ."""
+        """S(R) = 2√(c_ℓ/N) max(a(‖B̄‖ + γ)‖X‖, b(‖H̄‖₂ + Δ_h), c_m(‖B̄‖ + γ)s_Σ) with
+        s_Σ = max_k(‖Σ̄_k‖ + Δ_{Σ_k}): every block moves at most at S√ℛ."""
         adjoint = self.output + self.adjoint_loss(radius)
         layers = (self.features + self.feature_loss(radius)).max(-1)
         fastest = self.scales[0] * adjoint * layers

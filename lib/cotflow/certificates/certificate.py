@@ -220,7 +220,7 @@ def initial_certificate(
     >>> from cotflow import COS, Sizes, mean_field_net, tied
     >>> from cotflow.certificates import gaussian_cos, initial_certificate
     >>> net, g = mean_field_net(COS), torch.Generator().manual_seed(0)
-    >>> start = gaussian_cos(tied(Sizes(4, 128, 3, 2, 1), g), g)  # L, m, q, d, d′
+    >>> start = gaussian_cos(tied(Sizes(4, 128, 3, 2, 1), g), g)  # L, M, q, d, d′
     >>> x = torch.tensor([[0.0, 0.0], [2.0, 0.0], [0.0, 2.0]], dtype=torch.float64)
     >>> y = torch.tensor([[1.0], [-1.0], [1.0]], dtype=torch.float64)
     >>> [initial_certificate(net, start, x, size * y).holds for size in (0.01, 1.0)]

@@ -1,4 +1,4 @@
-"""Φ_k,ia = σ(w_a·h_{k,i} + b_a): the features of each layer on the data, and K_k = Φ_kΦ_kᵀ/m."""
+"""Φ_k,ia = σ(w_a·h_{k,i} + b_a): the features of each layer on the data, and K_k = Φ_kΦ_kᵀ/M."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def length(vectors: Float[Tensor, "*shape q"]) -> Float[Tensor, "*shape"]:
 
 
 def layer_stretch(weights: Weights) -> Float[Tensor, "*runs L"]:
-    """(1/m) Σ_j |u_j||w_j| ≥ Lip F_k, layer by layer, for |σ′| ≤ 1; rounded up."""
+    """(1/M) Σ_j |u_j||w_j| ≥ Lip F_k, layer by layer, for |σ′| ≤ 1; rounded up."""
     require_weights(weights)
     weights = exact(weights)
     return up((length(weights.V.mT) * length(weights.W)).mean(-1), weights.width)
@@ -66,7 +66,7 @@ class Forward:
 
 
 def forward(net: ResidualNet, weights: Weights, x: Float[Tensor, "*data n d"]) -> Forward:
-    """h_{k+1} = h_k + (1/L)(1/m) Σ_j u_j σ(w_j·h_k + b_j) in double precision.
+    """h_{k+1} = h_k + (1/L)(1/M) Σ_j u_j σ(w_j·h_k + b_j) in double precision.
 
     σ is taken to be evaluated to within 8u·max(1, |σ|), and to be 1-Lipschitz.
     """
@@ -111,9 +111,9 @@ def forward(net: ResidualNet, weights: Weights, x: Float[Tensor, "*data n d"]) -
 def layer_kernels(
     net: ResidualNet, weights: Weights, x: Float[Tensor, "*data n d"]
 ) -> Float[Tensor, "*runs L n n"]:
-    """K_k = Φ_kΦ_kᵀ/m at the state before layer k: the Gram matrices of the layers' features.
+    """K_k = Φ_kΦ_kᵀ/M at the state before layer k: the Gram matrices of the layers' features.
 
-    Plain numbers, not bounds: λ_min from the product is no better than about n·u. Bounds take
+    Plain numbers, not bounds: λ_min from the product is no better than about N·u. Bounds take
     the factor, ``forward(net, weights, x).least_eigenvalues()``.
     """
     require_kind(net, ResidualNet, "certificate: expected a network such as mean_field_net(COS)")
@@ -128,7 +128,7 @@ def _tau(tau: object) -> float:
 
 
 def kernel_gaussian_cos(x: Float[Tensor, "n d"], tau: float) -> Float[Tensor, "n n"]:
-    """½ exp(−τ²|x_i − x_j|²/2), the limit m → ∞ of K for σ = cos, w ~ N(0, τ²I), b ~ U[0, 2π]."""
+    """½ exp(−τ²|x_i − x_j|²/2), the limit M → ∞ of K for σ = cos, w ~ N(0, τ²I), b ~ U[0, 2π]."""
     require_values(x, "kernel: expected a torch tensor for x")
     if x.ndim != 2 or not x.is_floating_point() or not bool(torch.isfinite(x).all()):
         raise ValueError(

@@ -32,7 +32,7 @@ def data_norm(
 
 
 def feature_norms(weights: Weights) -> Float[Tensor, " L"]:
-    """β_k = ‖(1/m) Σ_j w_j w_jᵀ‖₂^{1/2}."""
+    """β_k = ‖(1/M) Σ_j w_j w_jᵀ‖₂^{1/2}."""
     return up(operator_norm(weights.W) / math.sqrt(weights.width))
 
 

@@ -28,7 +28,7 @@ class RunningBall:
     points : N.
     feature_eigenvalue : λ̄ = (1/L)Σ_k λ_min(K_k), a lower bound.
     data_norm : κ_k = ‖[x_{k,i}, 1]_i‖₂, one a layer.
-    outer, inner : U_k = ((1/m)Σ|u_j|²)^{1/2} and β_k = ‖(1/m)Σ w_jw_jᵀ‖₂^{1/2}.
+    outer, inner : U_k = ((1/M)Σ|u_j|²)^{1/2} and β_k = ‖(1/M)Σ w_jw_jᵀ‖₂^{1/2}.
     output : σ_min(B), a lower bound.
     """
 

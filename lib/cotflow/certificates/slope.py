@@ -46,7 +46,7 @@ def pl_bound_independent(
 ) -> Float[Tensor, "*runs"]:
     """c = (2/N) σ_min(B)² (√λ_min(K̄) − ((1/L)Σ_k tr K_k (Π_{j>k}(1 + Lip_j/L) − 1)²)^{1/2})₊².
 
-    K̄ = (1/L)Σ_k K_k is the kernel of all L·m features together, so that layers with fewer
+    K̄ = (1/L)Σ_k K_k is the kernel of all L·M features together, so that layers with fewer
     features than points count: |∂ℛ|² ≥ c·ℛ near V = 0. Since tr K_k ≤ N for |σ| ≤ 1, it is at
     least (2/N) σ_min(B)² (√λ_min(K̄) − √N(e^Λ − 1))₊² with Λ = (1/L)Σ Lip_k.
 

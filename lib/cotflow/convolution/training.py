@@ -28,14 +28,15 @@ STATISTICS_MOMENTUM = 0.1
 
 @dataclass(frozen=True)
 class Trainer:
-    """v ← βv + ∂ℓ + λθ,  θ ← θ − η_t v,  with η_t = η(1 + cos(πt/T))/2 over T epochs.
+    """v ← βv + ∂ℛ + decay·θ,  θ ← θ − η_t v,  with η_t = η(1 + cos(πt/T))/2 over T epochs and ℛ the
+    mean loss of a batch.
 
     Parameters
     ----------
-    layer_rate, layer_decay : c and d give the residual layers the rate (c/η)η_tL and the decay d/L,
-        so that nets of all depths follow one flow, θ̇_k = −L∂_{θ_k}ℓ − dθ_k of [M] eq. (4), for one
-        time. None stands for η and λ. The released code, with η and λ for all parameters, is
-        c = η/L and d = λL.
+    layer_rate, layer_decay : c and λ give the residual layers the rate (c/η)η_tL and the decay λ/L,
+        so that nets of all depths follow one flow, θ̇_k = −L∂_{θ_k}ℛ − λθ_k, [M] eq. (4) with decay,
+        for one time. None stands for η and ``decay``. The released code, with η and ``decay`` for
+        all parameters, is c = η/L and λ = decay·L.
     augment : crops and mirror images as far as the data set has them.
     precision : "mixed" computes forward passes in bfloat16 where this is safe; on CUDA only.
     """

@@ -25,8 +25,8 @@ TINY = 1e-10
 class AdaptiveStep:
     """Accepts a step when |e| ≤ tolerance·(1 + max(|θ_0|, |θ_1|)) in the metric norm, in all runs.
 
-    The next length is η·0.8·min(x, x·(η/η₋)(E₋/E)^p), x = E^{−p}, within [0.1, 5]η: E the
-    weighted error, p = 1/(error order + 1), ₋ the step before (Gustafsson's predictive control,
+    The next length is η·0.8·min(x, x·(η/η₋)(E₋/E)^α), x = E^{−α}, within [0.1, 5]η: E the
+    weighted error, α = 1/(error order + 1), ₋ the step before (Gustafsson's predictive control,
     as in [SSV]; Hairer & Wanner, Solving ODEs II, IV.8). Every stop ends a step exactly.
 
     Parameters

@@ -1,7 +1,7 @@
 """Stabilised explicit flow: second-order Runge–Kutta–Chebyshev, with stages that follow ρ.
 
-s evaluations reach steps of length β(s)/ρ with β(s) ≈ 0.65 s², ρ the largest curvature of the
-loss in the flow's metric: about √(3N) of them do what N steps of descent do. The Jacobian of a
+r evaluations reach steps of length β(r)/ρ with β(r) ≈ 0.65 r², ρ the largest curvature of the
+risk in the flow's metric: about √(3n) of them do what n steps of descent do. The Jacobian of a
 gradient flow is symmetric in that metric, so that all of its spectrum is real.
 
 Sources: Verwer, Hundsdorfer & Sommeijer, Numer. Math. 57 (1990); Sommeijer, Shampine & Verwer,
@@ -29,9 +29,9 @@ MOST = 10_000
 
 @cache
 def coefficients(stages: int, damping: float) -> tuple[float, tuple[tuple[float, ...], ...]]:
-    """(μ̃_1, ((μ_j, ν_j, μ̃_j, γ̃_j) for j = 2..s)), [SSV] (2.3)–(2.5).
+    """(μ̃_1, ((μ_j, ν_j, μ̃_j, γ̃_j) for j = 2..r)), [SSV] (2.3)–(2.5) with r for their s.
 
-    From T_s, T_s′, T_s″ at w0 = 1 + ε/s²; w1 = T_s′/T_s″, b_j = T_j″/(T_j′)², a_j = 1 − b_j T_j.
+    From T_r, T_r′, T_r″ at w0 = 1 + ε/r²; w1 = T_r′/T_r″, b_j = T_j″/(T_j′)², a_j = 1 − b_j T_j.
     """
     w0 = 1.0 + damping / stages**2
     t, d, dd = [1.0, w0], [0.0, 1.0], [0.0, 0.0]
@@ -51,20 +51,21 @@ def coefficients(stages: int, damping: float) -> tuple[float, tuple[tuple[float,
 
 
 def stability_limit(stages: int, damping: float = 2 / 13) -> float:
-    """β(s) ≈ (2/3)(s² − 1)(1 − (2/15)ε): steps η with ηρ ≤ β(s) are stable ([SSV] (2.6))."""
+    """β(r) ≈ (2/3)(r² − 1)(1 − (2/15)ε): steps η with ηρ ≤ β(r) are stable ([SSV] (2.6))."""
     return 2.0 / 3.0 * (stages**2 - 1) * (1.0 - 2.0 / 15.0 * damping)
 
 
 @dataclass(frozen=True)
 class Chebyshev:
-    """θ_j = (1 − μ_j − ν_j)θ_0 + μ_j θ_{j−1} + ν_j θ_{j−2} + η(μ̃_j v_{j−1} + γ̃_j v_0), j = 2..s.
+    """θ_j = (1 − μ_j − ν_j)θ_0 + μ_j θ_{j−1} + ν_j θ_{j−2} + η(μ̃_j v_{j−1} + γ̃_j v_0), j = 2..r.
 
-    The local error is estimated as (1/15)(12(θ_0 − θ_s) + 6η(v_0 + v_s)), O(η³) ([SSV] (3.1)).
+    The local error is estimated as (1/15)(12(θ_0 − θ_r) + 6η(v_0 + v_r)), O(η³) ([SSV] (3.1)).
 
     Parameters
     ----------
-    damping : ε; on the stability interval, away from 0, |R| is at most about 1 − ε/3.
-    stages : s ≥ 2, or None to take s = 1 + ⌊√(1 + 1.54 ηρ)⌋ from the measured ρ.
+    damping : ε; on the stability interval, away from 0, the stability polynomial is at most
+        about 1 − ε/3 in absolute value.
+    stages : r ≥ 2, or None to take r = 1 + ⌊√(1 + 1.54 ηρ)⌋ from the measured ρ.
     refresh : accepted steps between two estimates of ρ.
 
     >>> from dataclasses import replace
@@ -104,7 +105,7 @@ class Chebyshev:
         return spectral_radius(field, weights, velocity, start)
 
     def longest(self, spectrum: Spectrum | None, tolerance: float, dtype: torch.dtype) -> float:
-        """β(s)/ρ for the most stages that rounding allows, s² ε_machine ≈ tolerance/10 ([SSV])."""
+        """β(r)/ρ for the most stages that rounding allows, r² ε_machine ≈ tolerance/10 ([SSV])."""
         if spectrum is None or spectrum.radius == 0.0:
             return math.inf
         stages = max(2, round(math.sqrt(tolerance / (10.0 * torch.finfo(dtype).eps))))
@@ -112,7 +113,7 @@ class Chebyshev:
         return (stages**2 - 1) / (1.54 * spectrum.radius)
 
     def stages_for(self, step: float, spectrum: Spectrum | None) -> int:
-        """s of a step of length η.
+        """r of a step of length η.
 
         Raises
         ------

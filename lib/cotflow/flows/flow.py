@@ -1,4 +1,4 @@
-"""Gradient flows in the layer metric: θ̇ = −r ∂_θℓ, by steps of fixed or controlled length."""
+"""Gradient flows in the layer metric: θ̇ = −r ∂_θℛ, by steps of fixed or controlled length."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def flow(
     segment: Number | None = None,
     backend: Backend = "auto",
 ) -> Iterator[Snapshot]:
-    """θ̇ = −r ∂_θℓ on [0, horizon], r the rates of the network's metric ([M] eq. (4), [B]).
+    """θ̇ = −r ∂_θℛ on [0, horizon], r the rates of the network's metric ([M] eq. (4), [B]).
 
     Yields the state at times 0, every·step, 2·every·step, … and at the horizon; after every
     accepted step with a tolerance; at the given ``times`` and no others if there are any. The
@@ -57,7 +57,7 @@ def flow(
     tolerance : instead of a step: each one is as long as its estimated error stays below
         tolerance·(1 + |θ|) in the metric norm, in every run of a batch. All ``times`` and the
         horizon are hit exactly, each by the end of a step.
-    method : with a step :data:`EULER` unless told (gradient descent with rate η·L or η·L·m), with
+    method : with a step :data:`EULER` unless told (gradient descent with rate η·L or η·L·M), with
         a tolerance :data:`RKC2`; or :data:`cotflow.HEUN`, :data:`cotflow.RK4`,
         :data:`cotflow.flows.runge_kutta.BOGACKI_SHAMPINE`, or one of your own, see
         :class:`cotflow.flows.method.Method`. Global error O(η^order) for σ smooth enough.

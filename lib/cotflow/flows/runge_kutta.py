@@ -86,7 +86,7 @@ def combine(
     return {name: reduce(Tensor.add_, [scaled(v[name], c) for c, v in kept]) for name in stages[0]}
 
 
-# On a gradient flow, explicit Euler of step η is gradient descent with rate η·L (or η·L·m).
+# On a gradient flow, explicit Euler of step η is gradient descent with rate η·L (or η·L·M).
 EULER = RungeKutta(name="Euler", order=1, a=((),), b=(1.0,), e=(-0.5, 0.5), error_order=1)
 HEUN = RungeKutta(
     name="Heun", order=2, a=((), (1.0,)), b=(0.5, 0.5), e=(0.0, -0.5, 0.5), error_order=2

@@ -1,4 +1,4 @@
-"""The right-hand side v(θ) = −r ∂_θℓ of the flow, what it costs, and the norm it lives in."""
+"""The right-hand side v(θ) = −r ∂_θℛ of the flow, what it costs, and the norm it lives in."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class VelocityField:
     def norm(self, at: Weights, move: Mapping[str, Tensor]) -> Float[Tensor, "*runs"]:
         """|u| = (Σ_θ |u_θ|²/r_θ)^½: in the layer metric (|A|² + (1/L)Σ_k|Z_k|² + |B|²)^½.
 
-        −v is the gradient of ℓ for this norm, and the Jacobian of v is symmetric in it.
+        −v is the gradient of ℛ for this norm, and the Jacobian of v is symmetric in it.
         """
         total = torch.zeros((), dtype=at.V.dtype, device=at.V.device)
         for name, rate in self.net.rates(at).items():

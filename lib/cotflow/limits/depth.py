@@ -33,7 +33,7 @@ def require_layers(values: Tensor, dim: int) -> int:
 
 
 def linear_weights(depth: int, s: float, nodes: Nodes = "ends") -> tuple[int, int, float]:
-    """(i, j, θ) with Z(s) = (1−θ) Z_i + θ Z_j, 0 ≤ θ ≤ 1: never an extrapolation.
+    """(k, l, θ) with Z(s) = (1−θ) Z_k + θ Z_l, 0 ≤ θ ≤ 1: never an extrapolation.
 
     "ends" puts layer index k at s = k/(L−1), as [M] (8) does; "midpoints" puts it at (k+½)/L and
     holds the first and last values constant beyond their midpoints; "starts" puts it at k/L, where

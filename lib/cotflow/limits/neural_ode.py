@@ -3,7 +3,7 @@
 >>> import torch
 >>> from cotflow import neural_ode
 >>> s = torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)
->>> h0 = torch.ones(5, 2, dtype=torch.float64)  # n = 5 states of dimension q = 2
+>>> h0 = torch.ones(5, 2, dtype=torch.float64)  # N = 5 states of dimension q = 2
 >>> H = neural_ode.integrate(lambda s, h: 2 * s * h, h0, s).states  # H(s) = e^{s²} H(0)
 >>> H.shape
 torch.Size([3, 5, 2])

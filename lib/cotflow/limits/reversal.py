@@ -19,7 +19,7 @@ Residual = Callable[[int, Tensor], Tensor]
 def reconstruct(
     f: Residual, depth: int, last: Float[Tensor, "*state"]
 ) -> Float[Tensor, "layers *state"]:
-    """(x̃_0, …, x̃_L) from x̃_L = x_L: the explicit Euler method run backwards, not an inverse."""
+    """(h̃_0, …, h̃_L) from h̃_L = h_L: the explicit Euler method run backwards, not an inverse."""
     depth = whole(depth, "reversal: expected a depth ≥ 1", 1)
     require_numbers(last, "reversal", "entries of the last state")
     states = [last]

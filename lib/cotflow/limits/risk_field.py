@@ -22,17 +22,17 @@ def risk_gradient(
     *,
     width: int,
 ) -> Float[Tensor, "*batch j p"]:
-    """∇ℛ[μ](ω) = (1/N) Σ_i D_ωφ(ω, h_i)ᵀ p_i with φ(ω, h) = m c_m u σ(c_q⟨w, h⟩ + b).
+    """∇ℛ[μ](ω) = (1/N) Σ_i D_ωφ(ω, h_i)ᵀ p_i with φ(ω, h) = M c_m u σ(c_q⟨w, h⟩ + b).
 
     For the layers of a net, h is the state before each layer, ``states[..., :-1, :, :]``, and p
     the adjoint after it, ``adjoints[..., 1:, :, :]``; any other pairing is off by O(1/L). At the
     particles of a net of depth exponent 1 this is −velocity of the metric "particle" at speed 1,
-    and L·m·∂ℛ/∂ω.
+    and L·M·∂ℛ/∂ω.
 
     Parameters
     ----------
     omega : points (u, w) or (u, w, b), ordered as :func:`cotflow.transport.exact.particles` does.
-    width : m; for the width scaling "mean" the field does not depend on it.
+    width : M; for the width scaling "mean" the field does not depend on it.
 
     Source: [C], standard.
     """
@@ -92,7 +92,7 @@ def continuous_sweep(
 ) -> ContinuousSweep:
     """∂_s x = F(x), x(0) = x, and ∂_s p = −[D_x F]ᵀ p, p(1) = 2c_ℓ(x(1) − y), no embeddings.
 
-    F(x) = (1/m) Σ_j φ(ω_j(s), x): the measure has m atoms a layer that are functions of s.
+    F(x) = (1/M) Σ_j φ(ω_j(s), x): the measure has M atoms a layer that are functions of s.
     By :func:`cotflow.limits.neural_ode.integrate`, forwards for x and then backwards for the pair
     (x, p), with that tolerance. Discretize first for the gradient of a layered net
     (:func:`cotflow.gradient`): this one is its limit, O(1/L) away.
@@ -170,7 +170,7 @@ def _split(
 
 
 def _phi_scale(net: ResidualNet, width: int) -> float:
-    """m c_m, the factor of φ that turns (1/m) Σ_j φ(ω_j, h) into the residual of the net."""
+    """M c_m, the factor of φ that turns (1/M) Σ_j φ(ω_j, h) into the residual of the net."""
     return width * net.residual_scale(1, width)
 
 

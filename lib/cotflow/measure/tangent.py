@@ -17,8 +17,8 @@ def tangent_kernel(
     """Θ_{(i,a),(j,c)} = Σ_θ r ⟨∂_θF_a(x_i), ∂_θF_c(x_j)⟩ over the trained θ, with the rates r of
     :meth:`cotflow.ResidualNet.rates`; row (i, a) is i·d′ + a, and p = n·d′.
 
-    Along the flow Ḟ = −(2c_ℓ/n)Θ(F − y), and |∂ℓ|² = (2c_ℓ/n)²⟨F − y, Θ(F − y)⟩: over all targets
-    |∂ℓ|²/ℓ is at least (4c_ℓ/n)λ_min(Θ), and no more for some.
+    Along the flow Ḟ = −(2c_ℓ/N)Θ(F − y), and |∂ℛ|² = (2c_ℓ/N)²⟨F − y, Θ(F − y)⟩: over all targets
+    |∂ℛ|²/ℛ is at least (4c_ℓ/N)λ_min(Θ), and no more for some.
 
     Source: the neural tangent kernel of Jacot, Gabriel, Hongler (2018), in the flow's metric.
 

@@ -21,10 +21,10 @@ class Activation:
     Attributes
     ----------
     value, derivative : z ↦ σ(z) and z ↦ σ′(z).
-    lipschitz : K_σ = sup|σ′|, and sup σ′.
-    lowest : inf σ′, and −K_σ unless something else is said.
-    curvature : sup|σ″|, infinite where σ′ jumps.
-    bound : M_σ = sup|σ|, infinite where σ is unbounded.
+    lipschitz : C_σ′ = sup|σ′|, and sup σ′.
+    lowest : inf σ′, and −C_σ′ unless something else is said.
+    curvature : C_σ″ = sup|σ″|, infinite where σ′ jumps.
+    bound : C_σ = sup|σ|, infinite where σ is unbounded.
 
     >>> import torch
     >>> from cotflow import COS, GELU, IDENTITY, RELU, TANH

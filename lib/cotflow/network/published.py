@@ -70,10 +70,10 @@ def published(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> Experiment:
-    """The released code of [M]'s §5.1, draw for draw, with n and m of "figure 1" or "figure 2".
+    """The released code of [M]'s §5.1, draw for draw, with N and m of "figure 1" or "figure 2".
 
     h ↦ h + V σ(W h)/L without 1/√m and 1/√q, A = B = I frozen, q = d = d′ = 16, and the loss is
-    the mean over all n·d′ entries. One generator draws W (d×m), then for figure 2 a d×d matrix
+    the mean over all N·d′ entries. One generator draws W (d×m), then for figure 2 a d×d matrix
     that is not used, then X, then Y, in float32. One iteration at rate 10⁻²·L is an Euler step
     10⁻² of this network's flow. Several seeds give as many runs on a leading axis.
 

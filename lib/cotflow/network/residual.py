@@ -33,19 +33,20 @@ def _list(name: str, names: Any) -> list[object]:
 class ResidualNet:
     """h_0 = Ax,  h_k = h_{k−1} + L^{−β} c_m V_k σ(c_q W_k h_{k−1} + b_k),  F(x) = B h_L.
 
-    Loss ℓ = (c_ℓ/n) Σ_i ‖F(x_i) − y_i‖².
+    Risk ℛ = (c_ℓ/N) Σ_i ‖F(x_i) − y_i‖².
 
     Parameters
     ----------
     activation : σ.
-    width_scaling : c_m: "sqrt" is 1/√m ([M]), "mean" is 1/m ([B], mean field), "none" is 1.
+    width_scaling : c_m: "sqrt" is 1/√m ([M]), "mean" is 1/M ([B], mean field), "none" is 1; the
+        width is written M where a layer is a mean over its features, and m elsewhere.
     input_scaling : c_q: "sqrt" is 1/√q ([M]), "none" is 1.
     depth_exponent : β; 1 is the neural-ODE scaling.
     loss_factor : c_ℓ: 1 in [M], ½ often in [B], 1/d′ where a loss averages over entries too.
     trained : which of A, V, W, b, B move.
     metric : "layer" gives |A|² + (1/L)Σ_k|Z_k|² + |B|², whose gradient flow is
-        Ż_k = −L ∂_{Z_k}ℓ ([M] eq. (4)); "particle" gives the squared norm (1/(Lm))Σ|ω|² of a
-        measure with m atoms a layer, whose flow is ω̇ = −Lm ∂_ωℓ ([B]).
+        Ż_k = −L ∂_{Z_k}ℛ ([M] eq. (4)); "particle" gives the squared norm (1/(LM))Σ|ω|² of a
+        measure with M atoms a layer, whose flow is ω̇ = −LM ∂_ωℛ ([B]).
     speed : extra factor on the velocity of a parameter, e.g. {"W": 2.0}; an absent one has 1.
 
     >>> import torch
@@ -104,7 +105,7 @@ class ResidualNet:
         return state**-0.5 if self.input_scaling == "sqrt" else 1.0
 
     def rates(self, weights: Weights) -> dict[str, float]:
-        """Factor r with θ̇ = −r ∂_θℓ for every trained parameter, in the network's metric."""
+        """Factor r with θ̇ = −r ∂_θℛ for every trained parameter, in the network's metric."""
         layered = weights.depth * (weights.width if self.metric == "particle" else 1)
         return {
             name: (layered if name in LAYERED else 1.0) * self.speed.get(name, 1.0)
@@ -147,7 +148,7 @@ class ResidualNet:
     def loss(
         self, weights: Weights, x: Float[Tensor, "*data n d"], y: Float[Tensor, "*data n dy"]
     ) -> Float[Tensor, "*batch"]:
-        """ℓ, one number a run."""
+        """ℛ, one number a run."""
         require_tensor(y, "network: expected a torch tensor for y")
         _require_data(weights, x, y)
         return self.loss_factor * (self(weights, x) - y).square().sum(-1).mean(-1)
@@ -178,7 +179,7 @@ class Options(TypedDict, total=False):
 
 
 def marion_net(activation: Activation = GELU, **options: Unpack[Options]) -> ResidualNet:
-    """[M]'s network (3): 1/(L√m), input scale 1/√q, ℓ = (1/n)Σ‖F − y‖², A, Z and B trained.
+    """[M]'s network (3): 1/(L√m), input scale 1/√q, ℛ = (1/N)Σ‖F − y‖², A, Z and B trained.
 
     >>> from cotflow import TANH, marion_net
     >>> marion_net(TANH).residual_scale(depth=8, width=4)
@@ -188,7 +189,7 @@ def marion_net(activation: Activation = GELU, **options: Unpack[Options]) -> Res
 
 
 def mean_field_net(activation: Activation, **options: Unpack[Options]) -> ResidualNet:
-    """[B]'s network: 1/(Lm), inputs unscaled, ℓ = (1/2n)Σ‖F − y‖², particles trained.
+    """[B]'s network: 1/(LM), inputs unscaled, ℛ = (1/2N)Σ‖F − y‖², particles trained.
 
     >>> from cotflow import TANH, mean_field_net
     >>> mean_field_net(TANH).residual_scale(depth=8, width=4)

@@ -20,8 +20,8 @@ class EntropicDistance:
 
     Attributes
     ----------
-    transport : ⟨C, π_ε⟩, the cost of the optimal plan without its entropy; ≥ W₂².
-    value : OT_ε = min_π ⟨C, π⟩ + ε KL(π | α ⊗ β); W₂² ≤ OT_ε ≤ W₂² + ε log m for m atoms.
+    transport : ⟨C, γ_ε⟩, the cost of the optimal plan without its entropy; ≥ W₂².
+    value : OT_ε = min_γ ⟨C, γ⟩ + ε KL(γ | α ⊗ β); W₂² ≤ OT_ε ≤ W₂² + ε log M for M atoms.
         As computed, neither this nor ``transport`` is below W₂² by more than tolerance·max C.
     divergence : S_ε = OT_ε(α, β) − ½ OT_ε(α, α) − ½ OT_ε(β, β): zero between equal measures.
     iterations : of the plan between the two families, until its slowest layer was done.
@@ -41,15 +41,15 @@ def entropic_distance(
     tolerance: float = 1e-5,
     max_iterations: int = 100_000,
 ) -> EntropicDistance:
-    """OT_ε(α, β) = min_π ∫|x−y|²dπ + ε KL(π | α ⊗ β), for every layer of uniform atoms at once.
+    """OT_ε(α, β) = min_γ ∫|ω−ω′|²dγ + ε KL(γ | α ⊗ β), for every layer of uniform atoms at once.
 
-    O(L m² (p + iterations)); layers never wait for a loop, and nothing leaves the device.
+    O(L M² (D + iterations)); layers never wait for a loop, and nothing leaves the device.
 
     Parameters
     ----------
-    epsilon : in the units of |x − y|²; at least u·max C/(4·tolerance) for numbers of resolution
+    epsilon : in the units of |ω − ω′|²; at least u·max C/(4·tolerance) for numbers of resolution
         u, below which a marginal cannot be told to be right.
-    tolerance : largest total error of a marginal, Σ_i |(π1)_i − 1/m|, in any layer. The values are
+    tolerance : largest total error of a marginal, Σ_i |(γ1)_i − 1/M|, in any layer. The values are
         dual and much more accurate than that; the plan's cost is of that accuracy.
 
     Raises
@@ -114,13 +114,13 @@ def _require_resolved(costs: Sequence[Tensor], epsilon: float, tolerance: float)
 
 
 def _soft_minimum(cost: Tensor, potential: Tensor, epsilon: float) -> Tensor:
-    """−ε log (1/m) Σ_j exp((g_j − C_ij)/ε), for every i."""
+    """−ε log (1/M) Σ_j exp((g_j − C_ij)/ε), for every i."""
     scaled = (potential.unsqueeze(-2) - cost) / epsilon
     return -epsilon * (scaled.logsumexp(-1) - math.log(cost.shape[-1]))
 
 
 def _marginal_error(f: Tensor, following: Tensor, epsilon: float) -> Tensor:
-    """Largest Σ_i |(π1)_i − 1/m|: the row sums of the plan, times m, are exp((f − following)/ε)."""
+    """Largest Σ_i |(γ1)_i − 1/M|: the row sums of the plan, times M, are exp((f − following)/ε)."""
     return ((f - following) / epsilon).exp().sub(1).abs().mean(-1).amax()
 
 

@@ -1,6 +1,6 @@
 """Conditional optimal transport between layered measures, and the distances around it.
 
-A net with L layers of m particles is the measure (1/(Lm)) Σ_{k,j} δ_{ω_{k,j}} on layers × Ω.
+A net with L layers of M particles is the measure (1/(LM)) Σ_{k,j} δ_{ω_{k,j}} on layers × Ω.
 """
 
 from __future__ import annotations
@@ -135,11 +135,11 @@ def conditional_distance(
 ) -> Float[Tensor, "*runs"]:
     """d(μ, ν) = ((1/L) Σ_k W₂²(μ(·|k), ν(·|k)))^{1/2}: mass never changes layer.
 
-    Source: [B], as restated in OT4ML. Exact up to rounding; O(L m³) at worst.
+    Source: [B], as restated in OT4ML. Exact up to rounding; O(L M³) at worst.
 
     >>> import torch
     >>> from cotflow import conditional_distance
-    >>> mu, nu = torch.zeros(3, 2, 4), torch.ones(3, 2, 4)  # L = 3 layers, m = 2 atoms in R⁴
+    >>> mu, nu = torch.zeros(3, 2, 4), torch.ones(3, 2, 4)  # L = 3 layers, M = 2 atoms in R⁴
     >>> conditional_distance(mu, nu)
     tensor(2., dtype=torch.float64)
     >>> conditional_distance(mu.expand(5, 3, 2, 4), nu.expand(5, 3, 2, 4)).shape  # 5 runs
@@ -152,11 +152,11 @@ def conditional_distance(
 def labelled_distance(
     mu: Float[Tensor, "*runs L m p"], nu: Float[Tensor, "*runs L m p"]
 ) -> Float[Tensor, "*runs"]:
-    """((1/(Lm)) Σ_{k,j} |ω_{k,j} − ω′_{k,j}|²)^{1/2} ≥ d: particle j goes to particle j.
+    """((1/(LM)) Σ_{k,j} |ω_{k,j} − ω′_{k,j}|²)^{1/2} ≥ d: particle j goes to particle j.
 
     >>> import torch
     >>> from cotflow import conditional_distance, labelled_distance
-    >>> mu = torch.tensor([[[0.0], [3.0]]])  # L = 1 layer, m = 2 particles on the line
+    >>> mu = torch.tensor([[[0.0], [3.0]]])  # L = 1 layer, M = 2 particles on the line
     >>> labelled_distance(mu, mu.flip(-2)), conditional_distance(mu, mu.flip(-2))
     (tensor(3.), tensor(0., dtype=torch.float64))
     """

@@ -46,11 +46,11 @@ class Geodesic:
 
 
 def geodesic(mu: Float[Tensor, "*runs L m p"], nu: Float[Tensor, "*runs L m2 p"]) -> Geodesic:
-    """μ_t(·|k) = ((1−t)p₁ + t p₂)_# π_k with π_k an optimal plan of layer k.
+    """μ_t(·|k) = ((1−t)p₁ + t p₂)_# γ_k with γ_k an optimal plan of layer k.
 
     Equal widths are matched atom to atom and keep the order of ``mu``. For unequal widths the
     atoms are the pairs that the plan joins, at most m + m2 − 1 a layer. Exact up to rounding,
-    O(L m³) at worst; where several plans are optimal, this is the geodesic of one of them.
+    O(L M³) at worst; where several plans are optimal, this is the geodesic of one of them.
 
     Source: [B], as restated in OT4ML.
     """

@@ -18,11 +18,11 @@ EPSILON = 2.0**-52
 def optimal_plan(
     cost: np.ndarray, masses: tuple[np.ndarray, np.ndarray] | None = None
 ) -> np.ndarray:
-    """argmin ⟨C, π⟩ over the plans π between masses of equal sum; without them, uniform ones.
+    """argmin ⟨C, γ⟩ over the plans γ between masses of equal sum; without them, uniform ones.
 
     The simplex compares costs at the scale of the largest one. Where its dual values leave a gap,
-    it solves again with costs cut at 4 m m2 ⟨C, π⟩: a plan of multiples of 1/(m m2) that uses
-    larger ones is worse than π. Of two plans the cheaper one stands.
+    it solves again with costs cut at 4 m m2 ⟨C, γ⟩: a plan of multiples of 1/(m m2) that uses
+    larger ones is worse than γ. Of two plans the cheaper one stands.
 
     Raises
     ------
@@ -67,7 +67,7 @@ def _refined(
 
 
 def _solve(cost: np.ndarray, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, float]:
-    """(π, Σ_i u_i a_i + Σ_j v_j b_j − max(u + v − C)₊ Σa), the dual's proof less its rounding."""
+    """(γ, Σ_i u_i a_i + Σ_j v_j b_j − max(u + v − C)₊ Σa), the dual's proof less its rounding."""
     from ot import emd
 
     with warnings.catch_warnings():

@@ -36,7 +36,7 @@ class SlicedDistance:
 
 
 def directions(count: int, dimension: int, generator: torch.Generator) -> Float[Tensor, "J p"]:
-    """θ_1, …, θ_J independent and uniform on the unit sphere of R^p."""
+    """θ_1, …, θ_J independent and uniform on the unit sphere of R^D."""
     normal = torch.randn(
         count, dimension, generator=generator, dtype=torch.float64, device=generator.device
     )
