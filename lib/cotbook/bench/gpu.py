@@ -135,7 +135,7 @@ CASES = [
 
 
 def relative_error(case: tuple[str, torch.dtype, bool, int | None]) -> dict[str, float]:
-    """Of ∂ℓ, in norm, against the plain loop in double precision on the CPU."""
+    """Of ∂ℛ, in norm, against the plain loop in double precision on the CPU."""
     name, dtype, bias, segment = case
     generator = torch.Generator().manual_seed(0)
     weights = random_weights(generator, bias)
