@@ -161,11 +161,12 @@ MOMENTS = {
     *("executed", "started", "seconds", "start_time", "end_time", "duration"),
     *("iopub.execute_input", "iopub.status.busy", "iopub.status.idle"),
     *("shell.execute_reply", "shell.execute_reply.started"),
+    "claims_sha256",  # of a file that tells them
 }
 
 
 def settled(content):
-    """Without moments and durations."""
+    """Without moments, durations and what depends on them."""
     if isinstance(content, dict):
         return {name: settled(value) for name, value in content.items() if name not in MOMENTS}
     return [settled(each) for each in content] if isinstance(content, list) else content

@@ -109,6 +109,8 @@ def test_a_surrounding_is_what_it_says(name, tmp_path):
             **{key: value for key, value in os.environ.items() if key != "PYTHONUTF8"},
             "PYTHONPATH": str(campaign.TESTS),
             "MPLBACKEND": "svg",
+            # In the locale C, Python would use UTF-8 for everything.
+            "LC_ALL": "C.UTF-8",
         },
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
