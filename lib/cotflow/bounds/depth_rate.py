@@ -133,7 +133,7 @@ def depth_growth(
 
 
 def _require_limit(net: ResidualNet) -> None:
-    origin = float(net.activation(torch.zeros(())))
+    origin = float(net.activation(torch.zeros((), dtype=torch.float64, device="cpu")))
     plain = net.metric == "layer" and not net.speed and net.depth_exponent == 1.0
     if not plain or origin != 0.0 or math.isinf(net.activation.curvature):
         raise ValueError(

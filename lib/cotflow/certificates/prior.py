@@ -112,7 +112,7 @@ def prior_certificate(
         if twins:
             reason = f"two data points coincide (rows {twins[0]} and {twins[1]})"
     x = x.detach().to("cpu", torch.float64)
-    columns = torch.cat([x, torch.ones(points, 1, dtype=torch.float64)], -1)
+    columns = torch.cat([x, torch.ones(points, 1, dtype=torch.float64, device="cpu")], -1)
     needed, t = features_needed(found, points, failure / 2.0) if found else 0, math.log(2 / failure)
     share = t / max(needed, 1)
     beta = up(tau * math.sqrt(q + 2.0 * math.sqrt(q * share) + 2.0 * share))
