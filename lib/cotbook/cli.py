@@ -257,7 +257,7 @@ def sabotage(
     _say(campaign.summary(errors, found))
     if record:
         campaign.write(record, errors, found, profile)
-    sys.exit(0 if campaign.toothless(errors, found) == [] else 1)
+    sys.exit(1 if campaign.toothless(errors, found) else 0)
 
 
 @main.command(name="ledger")

@@ -100,16 +100,22 @@ def test_proposition_8_asks_more_than_the_trap():
     assert 0 < loss < best.largest_loss / 4
 
 
+# Small networks of any sizes, data, activation and start.
+NETWORKS = {
+    "seed": st.integers(0, 2**20),
+    "n": st.integers(1, 4),
+    "d": st.integers(1, 3),
+    "dy": st.integers(1, 2),
+    "m": st.integers(1, 40),
+    "depth": st.integers(1, 4),
+    "activation": st.sampled_from([TANH, GELU, RELU]),
+    "law": st.sampled_from([tied, independent]),
+}
+
+
 @settings(max_examples=40)
 @given(
-    seed=st.integers(0, 2**20),
-    n=st.integers(1, 4),
-    d=st.integers(1, 3),
-    dy=st.integers(1, 2),
-    m=st.integers(1, 40),
-    depth=st.integers(1, 4),
-    activation=st.sampled_from([TANH, GELU, RELU]),
-    law=st.sampled_from([tied, independent]),
+    **NETWORKS,
     trained=st.sampled_from([("A", "V", "W", "B"), ("V", "W"), ("V",)]),
     factor=st.sampled_from([0.5, 1.0]),
     part=st.floats(0.05, 3.0),
@@ -224,14 +230,7 @@ TRAINED = [("A", "V", "W", "B"), ("V", "W"), ("V",), ("A", "V"), ("V", "B")]
 
 @settings(max_examples=20)
 @given(
-    seed=st.integers(0, 2**20),
-    n=st.integers(1, 4),
-    d=st.integers(1, 3),
-    dy=st.integers(1, 2),
-    m=st.integers(1, 40),
-    depth=st.integers(1, 4),
-    activation=st.sampled_from([TANH, GELU, RELU]),
-    law=st.sampled_from([tied, independent]),
+    **NETWORKS,
     trained=st.sampled_from(TRAINED),
     factor=st.sampled_from([0.5, 1.0]),
     part=st.floats(0.02, 1.5),

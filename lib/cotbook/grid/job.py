@@ -43,9 +43,8 @@ def perform(job: dict[str, Any]) -> int:
     if finished(Path(), job["id"]):
         return 0
     source = chapter(Path(job["root"]), job["chapter"])
-    error = Edit(**job["edit"]) if job["edit"] else None
-    state = file.state_of(source)
-    if not job["id"].endswith(file.digest(state, job["values"], job["edit"])):
+    edit = Edit(**job["edit"]) if job["edit"] else None
+    if not job["id"].endswith(file.digest(file.state_of(source), job["values"], job["edit"])):
         print(
             f"{source.name} or the library is not the one that the sweep began with: start it anew",
             file=sys.stderr,
@@ -53,11 +52,11 @@ def perform(job: dict[str, Any]) -> int:
         return 2
     with runs.workshop_beside(result) as workshop:
         made = workshop / "made"
-        if error:
-            source, Kernel.library = planted(error, source, workshop)
+        if edit:
+            source, Kernel.library = planted(edit, source, workshop)
             Kernel.nursery = None  # it has loaded the library without the error
         try:
-            patience = PATIENCE if error else None
+            patience = PATIENCE if edit else None
             done = runs.perform(source, job["values"], job["given"], made, patience)
         except (BadInput, ParameterError) as error:  # values that do not fit together
             made.mkdir()

@@ -140,13 +140,14 @@ def _note(noticed: Noticed, chapter: str, end: outcome.Outcome, folder: Path) ->
         noticed.silent.append(chapter)
 
 
+def counted(errors: Sequence[Error], found: dict[str, Noticed]) -> list[Error]:
+    """Errors that change numbers, at a place that some chapter executes."""
+    return [error for error in errors if found[error.name].executed and not error.equivalent]
+
+
 def toothless(errors: Sequence[Error], found: dict[str, Noticed]) -> list[Error]:
-    """Errors that change numbers, at a place that some chapter executes, and fail no claim."""
-    return [
-        error
-        for error in errors
-        if not error.equivalent and not found[error.name].caught and found[error.name].executed
-    ]
+    """Those that count and fail no claim."""
+    return [error for error in counted(errors, found) if not found[error.name].caught]
 
 
 def line(error: Error, noticed: Noticed) -> str:
@@ -166,9 +167,9 @@ def line(error: Error, noticed: Noticed) -> str:
 
 def summary(errors: Sequence[Error], found: dict[str, Noticed]) -> str:
     """How many errors made a claim fail, of how many that some chapter executes."""
-    counted = [e for e in errors if found[e.name].executed and not e.equivalent]
-    caught = sum(found[error.name].caught for error in counted)
-    return f"errors: {len(errors)}, executed by a chapter: {len(counted)}, caught: {caught}"
+    count = len(counted(errors, found))
+    caught = count - len(toothless(errors, found))
+    return f"errors: {len(errors)}, executed by a chapter: {count}, caught: {caught}"
 
 
 def write(path: Path, errors: Sequence[Error], found: dict[str, Noticed], profile: str) -> None:
