@@ -30,6 +30,7 @@ ENGINES = {
     "torch": Parallel(),
     "triton": Parallel(layers=card.kernels),
 }
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 every_engine = pytest.mark.parametrize("engine", ENGINES)
 
 
@@ -81,6 +82,8 @@ def errors(found, exact, net, weights):
 @pytest.mark.parametrize("depth", [3, 10])
 def test_it_is_the_sequential_sweep_to_rounding(engine, dtype, depth):
     net, weights, x, y = smooth(depth, dtype)
+    if engine == "triton":
+        weights, x, y = (v.to(device=DEVICE) for v in (weights, x, y))
     exact = gradient(net, weights, x, y, backend="plain")
     found = gradient(net, weights, x, y, backend=chosen(engine))
     assert found.depth.forward > 0 and found.depth.gap <= 1
@@ -316,3 +319,18 @@ def test_a_sample_at_rest_and_one_that_is_fitted_are_no_obstacle():
     y = torch.cat((y, torch.zeros_like(y[:1])))
     y[1] = fitted[1]
     assert gradient(net, weights, x, y, backend=Parallel()).depth.forward > 0
+
+
+def joined(*pairs):
+    for count, (gap, error) in enumerate(pairs, 1):
+        values = torch.ones(1, 1, 1, 1, dtype=torch.float64)
+        rest = torch.full((1, 1), error, dtype=torch.float64)
+        yield parallel.Joined(values, values[:, 0], rest, gap, count)
+
+
+def test_gaps_of_a_few_roundings_may_stay_while_their_sum_falls():
+    # As in float32 at depth 65536, where every sweep moves the roundings along.
+    falling = [(4.5, 1.5e-2), (3.9, 3e-3), (3.9, 2e-4), (0.9, 2e-5)]
+    assert parallel.last_of(joined(*falling), None, 12).sweep == 4
+    assert parallel.last_of(joined((4.5, 1.5e-2), (3.9, 1.4e-2), (0.9, 2e-5)), None, 12) is None
+    assert parallel.last_of(joined(*falling), None, 3) is None

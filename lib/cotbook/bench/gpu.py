@@ -116,14 +116,15 @@ def tests() -> dict[str, int]:
     BadInput : one did not.
     """
     command = [
-        *(sys.executable, "-m", "pytest", "-q", "--numprocesses", "4", "-m", "not slow"),
+        *(sys.executable, "-m", "pytest", "-q", "--numprocesses", "8", "-m", "not slow"),
         *("-k", "cuda or triton or parallel", str(tree.book_root() / "tests/cotflow")),
     ]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
     passed = re.search(r"(\d+) passed", done.stdout)
     if done.returncode or not passed:
         raise tree.BadInput(
-            f"bench --gpu: expected the tests to pass on the card, received\n{done.stdout[-2000:]}"
+            f"bench --gpu: expected the tests to pass on the card, received\n"
+            f"{(done.stdout + done.stderr)[-2000:]}"
         )
     return {"passed": int(passed[1])}
 

@@ -99,7 +99,7 @@ def gpu_steps(record: dict) -> tuple[list[str], list[list[str]]]:
 
 
 def gpu_aims(record: dict) -> list[list[str]]:
-    """Rows (aim, what was set, reached), as far as the record goes."""
+    """Rows (aim, what was set, reached), as far as the record goes; what missed its aim says so."""
     single = {row["L"]: row for row in record["steps"] if row["dtype"] == "float32"}
     rows = []
     for depth, name, aim in (
@@ -110,14 +110,16 @@ def gpu_aims(record: dict) -> list[list[str]]:
         row = single.get(depth, {})
         if row.get("textbook loop") and row.get(name):
             what = f"textbook loop over {name}, $L={depth}$"
-            rows.append([what, f"≥ {aim}", f"{row['textbook loop'] / row[name]:.0f}"])
+            reached = _reached("≥", aim, row["textbook loop"] / row[name], ".0f")
+            rows.append([what, f"≥ {aim}", reached])
     for name, curve in record.get("runs", {}).items():
         seconds = dict(map(tuple, curve))
         if 64 in seconds:
-            rows.append([f"64 runs over one, {name}", "≤ 4", f"{seconds[64] / seconds[1]:.1f}"])
+            reached = _reached("≤", 4, seconds[64] / seconds[1], ".1f")
+            rows.append([f"64 runs over one, ${name}$", "≤ 4", reached])
     bandwidth = record.get("bandwidth", {})
     for name, value in bandwidth.items():
         if name != "copy":
-            what = f"depth in parallel, share of the bandwidth of a copy, {name}"
-            rows.append([what, "≥ 50 %", f"{value / bandwidth['copy']:.0%}"])
+            what = f"depth in parallel, share of the bandwidth of a copy, ${name}$"
+            rows.append([what, "≥ 50 %", _reached("≥", 0.5, value / bandwidth["copy"], ".0%")])
     return rows

@@ -248,15 +248,17 @@ def _sweeps(
 
 
 def last_of(sweeps: Iterator[Joined], tolerance: float | None, most: int) -> Joined | None:
-    """The first that is near enough; None where the gaps get small too slowly."""
-    last = math.inf
+    """The first that is near enough; None where gaps and what they do get small too slowly."""
+    last = math.inf, math.inf
     for found in itertools.islice(sweeps, most):
         left, enough = (found.gap, 1.0) if tolerance is None else (found.relative, tolerance)
         if left <= enough:
             return found
-        if not left < 0.7 * last:
+        # In deep nets the gaps start at a few roundings and stay there while their sum still falls.
+        now = found.gap, found.relative
+        if not any(a < 0.7 * b for a, b in zip(now, last, strict=True)):
             return None
-        last = left
+        last = now
     return None
 
 
