@@ -9,12 +9,27 @@ from typing import Any, Literal, assert_never, get_args
 
 Relation = Literal["equals", "at most", "at least"]
 Verdict = Literal["holds", "inconclusive", "fails", "not tested here"]
+Kind = Literal[
+    "rounding", "identity", "exponent", "constant", "bound", "threshold", "outside", "search"
+]
 
 CLAIM_MIME = "application/vnd.cotflow.claim+json"
 CASES_MIME = "application/vnd.cotflow.cases+json"
 EXECUTION_MIME = "application/vnd.cotflow.execution+json"
 TABLE_MIME = "application/vnd.cotflow.table+json"
 
+KINDS: dict[Kind, str] = {
+    "rounding": "two ways to one number, equal up to the roundings or the error of a method",
+    "identity": "true by construction, here to be seen, not to be tested",
+    "exponent": "an exponent that theory gives",
+    "constant": "a number that theory gives",
+    "bound": "an inequality that theory proves, with the share of it that was reached",
+    "threshold": "on the right side of a mark that we set",
+    "outside": "seen outside the conditions of a statement, which says nothing there",
+    "search": "what a search for a counterexample came to",
+}
+# Beyond this a bound says why it is loose, or which case comes near it.
+SLACK = 10.0
 # How an interval is called whose ends are cases.
 RANGE = "range over "
 PLURALS: dict[Verdict, str] = {
@@ -88,19 +103,25 @@ class Claim(Entry):
     Parameters
     ----------
     predicted, measured : numbers.
+    kind : what sort of statement is tested, a key of :data:`KINDS`.
     low, high : the measured interval; both default to ``measured`` for a deterministic number.
     interval : what the interval is, e.g. "95% over 5 seeds" or "deterministic"; "range over …"
         if its ends are the extreme cases.
+    loose : of a bound that is far from what was measured, why it is.
+    companion : the claim of the same chapter that comes near to it.
     """
 
     predicted: float
     measured: float
     tolerance: float
+    kind: Kind
     relation: Relation = "equals"
     # None as an argument alone: the fields are numbers.
     low: float = None  # type: ignore[assignment]
     high: float = None  # type: ignore[assignment]
     interval: str = "deterministic"
+    loose: str = ""
+    companion: str = ""
 
     def __post_init__(self) -> None:
         if not self.provenance.startswith(("[B]", "[M]", "[C]", "[R]")):
@@ -112,6 +133,20 @@ class Claim(Entry):
             raise ValueError(
                 f"claim {self.name!r}: expected a relation among {get_args(Relation)}, "
                 f"received {self.relation!r}"
+            )
+        if self.kind not in KINDS:
+            raise ValueError(
+                f"claim {self.name!r}: expected a kind among {tuple(KINDS)}, "
+                f"received {self.kind!r}"
+            )
+        if self.kind == "bound" and self.relation == "equals":
+            raise ValueError(
+                f"claim {self.name!r}: expected at most or at least for a bound, received equals"
+            )
+        if (self.loose or self.companion) and self.kind != "bound":
+            raise ValueError(
+                f"claim {self.name!r}: expected a bound beside loose and companion, "
+                f"received the kind {self.kind!r}"
             )
         if not self.tolerance >= 0:
             raise ValueError(
@@ -142,6 +177,32 @@ class Claim(Entry):
                 return floor, math.inf
             case other:
                 assert_never(other)
+
+    @property
+    def strength(self) -> float | None:
+        """How near the measurement came to its limit, 1 being there; None where that is no ratio.
+
+        Of a bound it is its sharpness, measured/predicted for "at most" and the inverse for "at
+        least"; of others the distance to the predicted number in units of the tolerance, negative
+        on the good side of an inequality.
+        """
+        if self.kind == "bound":
+            small, large = self.high, self.predicted
+            if self.relation == "at least":
+                small, large = self.predicted, self.low
+            return small / large if large > 0 and small >= 0 else None
+        if not self.tolerance > 0:
+            return None
+        above, below = self.high - self.predicted, self.predicted - self.low
+        away = {"equals": max(above, below), "at most": above, "at least": below}
+        return away[self.relation] / self.tolerance
+
+    @property
+    def slack(self) -> float:
+        """Of a bound, 1/sharpness; 1 of everything else."""
+        if self.kind != "bound" or self.strength is None:
+            return 1.0
+        return 1 / self.strength if self.strength else math.inf
 
     @property
     def verdict(self) -> Verdict:

@@ -202,6 +202,7 @@ READERS: dict[str, tuple[type | tuple[type, ...], Callable[[Any], Any]]] = {
     "int": (int, int),
     "float": ((int, float, str), _number),
     "Relation": (str, str),
+    "Kind": (str, str),
     "dict[str, str]": (Mapping, dict),
     "dict[str, Any]": (Mapping, dict),
 }

@@ -84,6 +84,16 @@ def measured(claim: Claim) -> list[Piece]:
     return shown
 
 
+def strength(claim: Claim) -> list[Piece]:
+    """The kind, and how near the measurement came to its limit."""
+    if claim.strength is None or claim.kind == "identity":
+        return [claim.kind]
+    # As a person says it: a share of a bound, else multiples of the tolerance.
+    share = number(float(f"{claim.strength:.2g}"))
+    unit = " of it reached" if claim.kind == "bound" else " of the tolerance"
+    return [f"{claim.kind}, ", share, unit]
+
+
 def spread(claim: Claim) -> bool:
     return claim.low != claim.high
 
@@ -262,6 +272,13 @@ def card(entry: Entry) -> str:
         rows.append(("predicted", html(predicted(entry))))
         rows.append(("measured", found))
         rows.append(("tolerance", html([number(entry.tolerance)])))
+        rows.append(("kind", html(strength(entry))))
+        if entry.companion:
+            near = f"claim-{entry.chapter}-{entry.companion}"
+            name = written(entry.companion)
+            rows.append(("comes near", f'<a href="#{escape(near)}">{name}</a>'))
+        if entry.loose:
+            rows.append(("loose because", html(pieces(entry.loose))))
     body = "".join(f"<div><dt>{key}</dt><dd>{value}</dd></div>" for key, value in rows)
     return (
         f'<div class="cotflow-claim cotflow-{entry.verdict.replace(" ", "-")}" '
@@ -270,6 +287,17 @@ def card(entry: Entry) -> str:
         f"<span>{written(entry.provenance)}</span></p>"
         f"<p>{html(pieces(entry.statement))}</p><dl>{body}</dl></div>"
     )
+
+
+def _why_loose(claim: Claim) -> str:
+    """In small letters, with a link to the case that comes near."""
+    found = ""
+    if claim.companion:
+        near = f"claim-{claim.chapter}-{claim.companion}"
+        found += f' <small>near: <a href="#{escape(near)}">{written(claim.companion)}</a></small>'
+    if claim.loose:
+        found += f" <small>{html(pieces(claim.loose))}</small>"
+    return found
 
 
 def cases(statement: str, entries: Mapping[str, Claim]) -> str:
@@ -281,7 +309,7 @@ def cases(statement: str, entries: Mapping[str, Claim]) -> str:
     intervals = {entry.interval if spread(entry) else "" for entry in entries.values()}
     once = [*(sources if len(sources) == 1 else ()), *(intervals if len(intervals) == 1 else ())]
     shared = "".join(f"<br><small>{written(text)}</small>" for text in once if text)
-    head = ("verdict", "case", "predicted", "measured", "tolerance")
+    head = ("verdict", "case", "predicted", "measured", "tolerance", "kind")
     rows = []
     for case, entry in entries.items():
         found = html(measured(entry))
@@ -294,6 +322,7 @@ def cases(statement: str, entries: Mapping[str, Claim]) -> str:
             html(predicted(entry)),
             found,
             html([number(entry.tolerance)]),
+            html(strength(entry)) + _why_loose(entry),
         )
         rows.append(
             f'<tr class="cotflow-{entry.verdict}" id="{escape(entry.anchor)}">'

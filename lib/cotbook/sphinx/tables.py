@@ -84,14 +84,15 @@ def claim_row(entry: Entry, uri: str) -> list[Content]:
     said = [*statement(entry.statement), nodes.Text(" "), source]
     mark = link(verdict(entry), uri)
     if not isinstance(entry, Claim):
-        return [mark, said, "–", "–", "–"]
+        return [mark, said, "–", "–", "–", "–"]
     tolerance = inline([render.number(entry.tolerance)])
-    return [mark, said, inline(render.predicted(entry)), measured(entry), tolerance]
+    kind = inline(render.strength(entry))
+    return [mark, said, inline(render.predicted(entry)), measured(entry), tolerance, kind]
 
 
 def ledger(chapters: Iterable[ChapterRecord], uri: Callable[[str], str]) -> list[nodes.Node]:
     """One table of claims for each chapter; every verdict leads to the cell that found it."""
-    head = ("verdict", "claim and its source", "predicted", "measured", "tolerance")
+    head = ("verdict", "claim and its source", "predicted", "measured", "tolerance", "kind")
     tables: list[nodes.Node] = []
     for chapter in chapters:
         page = uri(chapter.docname)
