@@ -37,7 +37,7 @@ from cotbook import Chapter
 from cotbook.parameters import Depths, Device, Rate, Seed
 """
 CLAIM = """\
-chapter.claim(name="bounded", statement="$L$ is small", provenance="[M] Prop. 3",
+chapter.claim(name="bounded", statement="$L$ is small", provenance="[M] Prop. 3", kind="bound",
               predicted=bound, measured=max(depths), tolerance=0, relation="at most")
 chapter.untested(name="unbounded", statement="$L$ is large", provenance="[B] Thm. 1",
                  reason="it takes for ever")

@@ -8,6 +8,7 @@ CLAIM = Claim(
     name="slope",
     statement="The gap decays as $1/L$.",
     provenance="[M] Prop. 3",
+    kind="exponent",
     predicted=-1.0,
     measured=-0.9,
     low=-1.1,

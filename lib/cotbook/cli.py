@@ -272,20 +272,25 @@ def ledger_(folders: tuple[Path, ...]) -> None:
 @main.command()
 @click.argument("old", type=click.Path(path_type=Path))
 @click.argument("new", type=click.Path(path_type=Path))
-def diff(old: Path, new: Path) -> None:
-    """Compare two files ledger.json: every number to its last bit, every verdict and text.
+@click.option("--exact", is_flag=True, help="Exit with 1 if anything differs, in the last bit.")
+def diff(old: Path, new: Path, exact: bool) -> None:
+    """Compare two ledgers: of two versions, machines or profiles.
 
-    A line for each difference; hashes, dates, durations, machines and versions may differ. The
-    exit code is 0 if there is no difference, 1 if there is one, 2 if a file is no ledger.
+    OLD and NEW are files ledger.json, or folders of built books or of runs. A line for each
+    difference; of a measured number it says how far it moved, in units of its claim's tolerance
+    and of half its interval. Hashes, dates, durations, machines and versions may differ. The exit
+    code is 0 if every verdict is what it was, 1 if one changed, came or went, 2 if a path holds
+    no ledger.
 
     Example: cotflow diff before/ledger.json _build/html/ledger.json
     """
-    from cotbook.keep.diff import differences
+    from cotbook.keep.diff import differences, summary
 
     found = list(differences(old, new))
     for line in found:
         _say(line)
-    sys.exit(1 if found else 0)
+    _say(summary(found))
+    sys.exit(1 if any(line.verdict or exact for line in found) else 0)
 
 
 @main.command(name="list")

@@ -29,7 +29,7 @@ from cotflow import published
 one = torch.tensor(1.0).dtype
 e = published("figure 1", depth=2, seed=0)
 total = float(e.x.double().sum())
-chapter.claim(name="drawn", statement="$x$ is drawn", provenance="[M] §5.1",
+chapter.claim(name="drawn", statement="$x$ is drawn", provenance="[M] §5.1", kind="constant",
               predicted=0.0, measured=total, tolerance=1e9)
 print(one, len(warnings.filters), os.getenv("IPYTHONDIR") == os.path.expanduser("~/.ipython"))
 """

@@ -72,6 +72,7 @@ chapter.claim(
     name="half",
     statement=r"Half of one is $\\tfrac12$.",
     provenance="[R] arithmetic",
+    kind="constant",
     predicted=0.5,
     measured=1 / 2,
     tolerance=0,
@@ -359,7 +360,7 @@ def test_cards_and_tables_are_made_from_records_when_the_page_is(built):
 chapter.table(["a < b"], [["$x$"]])
 chapter.cases(
     "C < D", {name: {"name": name, "measured": 1} for name in "xy"},
-    provenance="[R] arithmetic", relation="at most", predicted=2, tolerance=0,
+    provenance="[R] arithmetic", kind="bound", relation="at most", predicted=2, tolerance=0,
 )
 chapter.close()"""
     with (

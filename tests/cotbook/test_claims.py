@@ -20,6 +20,7 @@ def claim(**options):
         "name": "slope",
         "statement": "The gap decays as $1/L$.",
         "provenance": "[M] Prop. 3",
+        "kind": "exponent",
         "predicted": 1.0,
         "measured": 1.0,
         "tolerance": 0.1,
@@ -133,6 +134,47 @@ def test_a_verdict_cannot_be_set_by_hand():
     assert c.verdict == "fails"
 
 
+@pytest.mark.parametrize(
+    ("options", "strength"),
+    [
+        ({"measured": 1.05}, 0.5),
+        ({"measured": 1.0, "low": 0.8, "high": 1.05, "interval": "95% over 5 seeds"}, 2.0),
+        ({"relation": "at most", "measured": 0.95}, -0.5),
+        ({"relation": "at least", "measured": 0.95}, 0.5),
+        ({"tolerance": 0.0}, None),
+        ({"kind": "bound", "relation": "at most", "measured": 0.25, "tolerance": 0.0}, 0.25),
+        ({"kind": "bound", "relation": "at least", "measured": 4.0}, 0.25),
+        ({"kind": "bound", "relation": "at most", "measured": 0.0}, 0.0),
+        ({"kind": "bound", "relation": "at most", "predicted": 0.0, "measured": 0.0}, None),
+        ({"kind": "bound", "relation": "at least", "measured": -1.0}, None),
+    ],
+)
+def test_strength_is_the_way_to_the_limit(options, strength):
+    found = claim(**options).strength
+    assert found == (strength and pytest.approx(strength))
+
+
+def test_slack_is_the_inverse_of_a_sharpness():
+    bound = {"kind": "bound", "relation": "at most", "measured": 0.25, "tolerance": 0.0}
+    assert claim(**bound).slack == 4.0
+    assert claim(**bound | {"measured": 0.0}).slack == math.inf
+    assert claim().slack == 1.0
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"kind": "theorem"}, "expected a kind among"),
+        ({"kind": "bound"}, "expected at most or at least for a bound, received equals"),
+        ({"loose": "far"}, "expected a bound beside loose and companion, received the kind 'exp"),
+        ({"companion": "near"}, "expected a bound beside loose and companion"),
+    ],
+)
+def test_a_wrong_kind_gives_one_sentence(wrong, message):
+    with pytest.raises(ValueError, match=f"claim 'slope': {message}"):
+        claim(**wrong)
+
+
 @pytest.mark.parametrize("mark", ["[B]", "[M]", "[C]", "[R]"])
 def test_every_mark_is_accepted(mark):
     assert claim(provenance=f"{mark} well-posedness").verdict == "holds"
@@ -143,7 +185,9 @@ def test_provenance_is_required(provenance):
     with pytest.raises(ValueError, match=r"claim 'slope': expected a provenance that starts with"):
         claim(provenance=provenance)
     with pytest.raises(TypeError, match="provenance"):
-        Claim(name="slope", statement="", predicted=1.0, measured=1.0, tolerance=0.0)
+        Claim(
+            name="slope", statement="", kind="exponent", predicted=1.0, measured=1.0, tolerance=0.0
+        )
 
 
 @pytest.mark.parametrize(
@@ -184,6 +228,7 @@ def test_records_are_plain_data_with_the_verdict():
     assert set(record) == {
         *("name", "statement", "provenance", "predicted", "measured", "tolerance", "relation"),
         *("low", "high", "interval", "verdict", "chapter", "library_hash", "executed"),
+        *("kind", "loose", "companion"),
     }
 
 

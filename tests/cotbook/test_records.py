@@ -31,6 +31,7 @@ def test_every_number_comes_back_to_its_last_bit(predicted, measured, tolerance,
         name="slope",
         statement="",
         provenance="[C] x",
+        kind="constant",
         predicted=predicted,
         measured=measured,
         tolerance=tolerance,
@@ -125,7 +126,7 @@ def test_claims_shown_as_one_table_are_claims_like_others(tmp_path, monkeypatch)
     outputs = []
     monkeypatch.setattr(chapters, "display", lambda data, raw: outputs.append(data))
     chapter = Chapter("tiny", {})
-    common = {"provenance": "[M] Prop. 3", "predicted": -1.0, "tolerance": 0.1}
+    common = {"provenance": "[M] Prop. 3", "kind": "exponent", "predicted": -1.0, "tolerance": 0.1}
     chapter.claim(name="first", statement="It falls.", measured=-1.0, **common)
     chapter.cases(
         "Exponent of the gap",
@@ -200,8 +201,8 @@ def test_a_file_that_is_no_ledger_is_refused(tmp_path, text, sentence):
 
 def test_numbers_that_are_not_finite_are_texts_in_json():
     claim = Claim(
-        name="x", statement="", provenance="[C] x", predicted=0, measured=math.nan, tolerance=0,
-        low=-math.inf, high=math.inf,
+        name="x", statement="", provenance="[C] x", kind="constant", predicted=0,
+        measured=math.nan, tolerance=0, low=-math.inf, high=math.inf,
     )  # fmt: skip
     record = claim.to_json()
     assert [record[key] for key in ("measured", "low", "high")] == ["nan", "-inf", "inf"]

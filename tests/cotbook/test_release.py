@@ -35,8 +35,8 @@ INTERVALS = {"holds": (0.5, 0.5), "inconclusive": (0.5, 0.9), "fails": (0.9, 0.9
 def claims(verdict: str) -> tuple[Entry, ...]:
     low, high = INTERVALS[verdict]
     half = Claim(
-        name="half", statement="", provenance="[R] arithmetic", predicted=0.5, tolerance=0.1,
-        measured=low, low=low, high=high,
+        name="half", statement="", provenance="[R] arithmetic", kind="constant", predicted=0.5,
+        tolerance=0.1, measured=low, low=low, high=high,
     )  # fmt: skip
     assert half.verdict == verdict
     return half, Untested(name="big", statement="", provenance="[B] x", reason="no memory")

@@ -23,6 +23,7 @@ def claim(**options):
         "name": "slope",
         "statement": "If $a<b$ & $c$.",
         "provenance": "[M] Prop. 3",
+        "kind": "exponent",
         "predicted": -1.0,
         "measured": 1.25e-7,
         "tolerance": 0.1,

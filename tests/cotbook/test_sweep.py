@@ -41,9 +41,10 @@ from IPython.display import display
 if depth == 8 and rate == 2 and not Path({mended!r}).exists():
     raise RuntimeError("too much of a rate")
 measured = depth * rate
-record = dict(name="small", statement="$L r$ is small.", provenance="[C] tiny", relation="at most",
-              predicted=4.0, measured=measured, low=measured - 0.5, high=measured + 0.5,
-              interval="range", tolerance=1.0, verdict="holds" if measured < 4.5 else "fails",
+record = dict(name="small", statement="$L r$ is small.", provenance="[C] tiny", kind="bound",
+              relation="at most", predicted=4.0,
+              measured=measured, low=measured - 0.5, high=measured + 0.5, interval="range",
+              tolerance=1.0, verdict="holds" if measured < 4.5 else "fails",
               chapter="tiny", library_hash="0123456789ab", executed="2026-01-01T00:00:00+00:00")
 display({{"text/plain": "claim", "application/vnd.cotflow.claim+json": record}}, raw=True)
 """
@@ -554,7 +555,13 @@ def gathered(root: Path, *claims: Claim, **changes) -> tuple[str, str]:
 
 
 def claim(**changes) -> Claim:
-    fields = {"name": "a", "statement": "b", "provenance": "[C] c", "chapter": "tiny"}
+    fields = {
+        "name": "a",
+        "statement": "b",
+        "provenance": "[C] c",
+        "kind": "constant",
+        "chapter": "tiny",
+    }
     numbers = {"predicted": 1.0, "measured": 1.0, "tolerance": 0.1}
     return Claim(**(fields | numbers | changes))
 

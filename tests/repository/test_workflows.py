@@ -99,3 +99,30 @@ def test_the_ledger_goes_to_the_summary_if_there_are_results(tmp_path):
         assert done.returncode == 0, done.stderr
         assert summary.exists() == made
     assert summary.read_text() == "ledger\nresults\n"
+
+
+LEDGER = yaml.load((ROOT / ".github/workflows/ledger.yml").read_text(), yaml.BaseLoader)
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_a_pull_request_shows_what_moved_and_is_red_if_a_verdict_changed(tmp_path, code):
+    (script,) = (
+        entry["run"]
+        for entry in LEDGER["jobs"]["compare"]["steps"]
+        if entry.get("name") == "Compare"
+    )
+    command = tmp_path / "new/.venv/bin/cotflow"
+    command.parent.mkdir(parents=True)
+    command.write_text(f'#!/bin/sh\nprintf "%s\\n" "$*" moved summary\nexit {code}\n')
+    command.chmod(0o755)
+    done = execute(script, tmp_path, GITHUB_STEP_SUMMARY=str(tmp_path / "summary"))
+    assert done.returncode == code
+    assert done.stdout.splitlines()[0] == "diff old/_build/html new/_build/html"
+    shown = (tmp_path / "summary").read_text()
+    assert shown.splitlines()[0] == "summary" and "moved" in shown
+
+
+def test_every_action_is_pinned_by_commit():
+    for path in (ROOT / ".github/workflows").glob("*.yml"):
+        for used in re.findall(r"uses: (\S+)", path.read_text()):
+            assert re.fullmatch(r"(actions/[\w-]+@[0-9a-f]{40}|\./.*)", used), (path.name, used)
