@@ -293,6 +293,25 @@ def diff(old: Path, new: Path, exact: bool) -> None:
     sys.exit(1 if any(line.verdict or exact for line in found) else 0)
 
 
+@main.command()
+@click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path))
+def published(folders: tuple[Path, ...]) -> None:
+    """Record runs at the published sizes in book/records/paper.json, which the book shows.
+
+    FOLDERS are those of finished runs with the profile paper. The exit code is 2, and nothing is
+    written, if one of them is something else.
+
+    Example: cotflow run failures --profile paper -o paper && cotflow published paper
+    """
+    from cotbook.keep import published as keep
+    from cotbook.run import tree
+
+    root = tree.book_root()
+    for name in keep.add(root, folders):
+        _say(f"recorded: {name}")
+    _say(f"record: {root / keep.RECORD}")
+
+
 @main.command(name="list")
 def list_() -> None:
     """Chapters with their titles, and profiles with what they are for."""

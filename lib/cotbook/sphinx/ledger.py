@@ -7,6 +7,8 @@ Directives
 ----------
 ``{ledger}`` : a table of claims for each chapter; with ``:summary:`` one sentence of counts.
 ``{execution-record}`` : when, where and with which versions each chapter ran.
+``{published-sizes}`` : the committed runs at the published sizes beside this build's, claim by
+    claim; with ``:summary:`` one sentence of counts.
 
 Role
 ----
@@ -29,9 +31,9 @@ from sphinx.errors import SphinxError
 from sphinx.util import logging
 from sphinx.util.docutils import ReferenceRole, SphinxDirective
 
-from cotbook.keep import bibliography
+from cotbook.keep import bibliography, published
 from cotbook.provenance import execution_hash, pages_hash, surroundings
-from cotbook.sphinx import cards, executed, execution, export, tables
+from cotbook.sphinx import cards, executed, execution, export, sizes, tables
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +50,16 @@ class Ledger(SphinxDirective):
         kind = "summary" if "summary" in self.options else self.kind
         waiting(self.env).add(self.env.docname)
         return [Pending(kind=kind)]
+
+
+class PublishedSizes(Ledger):
+    option_spec: ClassVar = {"summary": directives.flag}
+    kind = "published"
+
+    def run(self) -> list[nodes.Node]:
+        self.env.note_dependency(str(Path(self.env.srcdir) / published.RECORD))
+        waiting(self.env).add(self.env.docname)
+        return [Pending(kind=f"{self.kind}-summary" if "summary" in self.options else self.kind)]
 
 
 class PendingClaim(nodes.Inline, nodes.TextElement):
@@ -124,8 +136,13 @@ def fill(app: Sphinx, doctree: nodes.document, docname: str) -> None:
             shown = tables.summary(chapters)
         elif pending["kind"] == "ledger":
             shown = tables.ledger(chapters, uri)
-        else:
+        elif pending["kind"] == "execution-record":
             shown = tables.execution_record(chapters, uri)
+        else:
+            runs = published.read(Path(app.srcdir))
+            known = [(chapter, runs.get(Path(chapter.docname).name)) for chapter in chapters]
+            make = sizes.summary if pending["kind"] == "published-summary" else sizes.tables_of
+            shown = make(known, uri)
         pending.replace_self(shown)
 
 
@@ -167,6 +184,7 @@ def setup(app: Sphinx) -> dict:
     app.add_node(Pending)
     app.add_directive("ledger", Ledger)
     app.add_directive("execution-record", ExecutionRecord)
+    app.add_directive("published-sizes", PublishedSizes)
     app.add_node(PendingClaim)
     app.add_role("claim", ClaimRole())
     app.connect("config-inited", key_cache)
