@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import http.server
+import math
 import py_compile
 import shutil
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import unquote, urldefrag
 
@@ -22,6 +23,8 @@ from bs4 import BeautifulSoup
 from playwright.sync_api import Browser, Page
 
 import cotflow
+from cotbook import records
+from cotbook.claims import RANGE, SLACK, Claim
 from cotbook.keep import pdf
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -430,3 +433,41 @@ def test_whole_book_joined_has_unique_names_and_live_links(html):
     assert not joined.select("main a[href$='.html']:not([href^='http'])")
     for image in joined.select("main img"):
         assert (html / image["src"]).is_file()
+
+
+@pytest.fixture(scope="session")
+def measured(html) -> list[Claim]:
+    entries = [entry for chapter in records.of_book(html).chapters for entry in chapter.claims]
+    return [entry for entry in entries if isinstance(entry, Claim)]
+
+
+def test_for_every_claim_there_is_a_measurement_that_fails_it(measured):
+    for claim in measured:
+        floor, ceiling = claim.allowed
+        beyond = math.nextafter(floor, -math.inf) if math.isfinite(floor) else None
+        beyond = math.nextafter(ceiling, math.inf) if beyond is None else beyond
+        missed = replace(claim, measured=beyond, low=beyond, high=beyond)
+        assert missed.verdict == "fails", (claim.chapter, claim.name)
+        wrong = replace(claim, low=beyond) if beyond < floor else replace(claim, high=beyond)
+        verdict = "fails" if claim.interval.startswith(RANGE) else "inconclusive"
+        assert wrong.verdict in (verdict, "fails"), (claim.chapter, claim.name)
+
+
+def test_a_bound_far_from_what_was_measured_says_why_or_has_a_case_that_comes_near(measured):
+    known = {(claim.chapter, claim.name): claim for claim in measured}
+    for claim in measured:
+        where = f"{claim.chapter}/{claim.name}: 1/{claim.slack:.3g} of its bound was reached"
+        if claim.slack > SLACK:
+            assert claim.loose or claim.companion, where
+        if claim.companion:
+            near = known.get((claim.chapter, claim.companion))
+            assert near and near.kind == "bound", f"{where}, no bound {claim.companion!r}"
+            assert near.slack <= SLACK, f"{where}, its companion is as far: {near.slack:.3g}"
+
+
+def test_a_bound_is_above_zero_and_so_has_a_share_that_was_reached(measured):
+    assert not [
+        (claim.chapter, claim.name)
+        for claim in measured
+        if claim.kind == "bound" and claim.strength is None
+    ]

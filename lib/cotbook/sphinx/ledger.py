@@ -5,7 +5,8 @@ and no verdict is ever typed by hand, and a result of another state of the libra
 
 Directives
 ----------
-``{ledger}`` : a table of claims for each chapter; with ``:summary:`` one sentence of counts.
+``{ledger}`` : a table of claims for each chapter; with ``:summary:`` one sentence of counts, with
+    ``:kinds:`` what the kinds of claims are, and how many there are of each.
 ``{execution-record}`` : when, where and with which versions each chapter ran.
 ``{published-sizes}`` : the committed runs at the published sizes beside this build's, claim by
     claim; with ``:summary:`` one sentence of counts.
@@ -43,11 +44,11 @@ class Pending(nodes.General, nodes.Element):
 
 
 class Ledger(SphinxDirective):
-    option_spec: ClassVar = {"summary": directives.flag}
+    option_spec: ClassVar = {"summary": directives.flag, "kinds": directives.flag}
     kind = "ledger"
 
     def run(self) -> list[nodes.Node]:
-        kind = "summary" if "summary" in self.options else self.kind
+        kind = next(iter(self.options), self.kind)
         waiting(self.env).add(self.env.docname)
         return [Pending(kind=kind)]
 
@@ -134,6 +135,8 @@ def fill(app: Sphinx, doctree: nodes.document, docname: str) -> None:
         uri = partial(app.builder.get_relative_uri, docname)
         if pending["kind"] == "summary":
             shown = tables.summary(chapters)
+        elif pending["kind"] == "kinds":
+            shown = tables.kinds(chapters)
         elif pending["kind"] == "ledger":
             shown = tables.ledger(chapters, uri)
         elif pending["kind"] == "execution-record":

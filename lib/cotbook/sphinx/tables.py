@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
 from docutils import nodes
 
 from cotbook import render
-from cotbook.claims import PLURALS, Claim, Entry, counts
+from cotbook.claims import KINDS, PLURALS, Claim, Entry, counts
 from cotbook.records import ChapterRecord
 
 Content: TypeAlias = str | nodes.Node | Iterable[nodes.Node]
@@ -101,6 +102,15 @@ def ledger(chapters: Iterable[ChapterRecord], uri: Callable[[str], str]) -> list
             tables.append(nodes.rubric("", "", link(chapter.title, page)))
             tables.append(table(rows, head, ["cotflow-ledger"]))
     return tables
+
+
+def kinds(chapters: Iterable[ChapterRecord]) -> list[nodes.Node]:
+    """What the kinds of claims are, and how many there are of each."""
+    found = Counter(
+        entry.kind for chapter in chapters for entry in chapter.claims if isinstance(entry, Claim)
+    )
+    rows = [[kind, said, str(found[kind])] for kind, said in KINDS.items()]
+    return [table(rows, ("kind", "what it says", "claims"), ["cotflow-record"])]
 
 
 def count(amount: int, one: str, many: str) -> str:
