@@ -261,7 +261,9 @@ static long parts(long rows) { return (rows + ROWS - 1) / ROWS; }
 
 /* Asks for what the next layer needs: the processor foresees nothing beyond a page. */
 static inline void expect(const REAL *a, long count, const int write) {
-  for (long i = 0; i < count; i += LINE) __builtin_prefetch(a + i, write);
+  for (long i = 0; i < count; i += LINE)
+    if (write) __builtin_prefetch(a + i, 1);
+    else __builtin_prefetch(a + i, 0);
 }
 
 static inline void expect_weights(const struct task *t, long layer) {
