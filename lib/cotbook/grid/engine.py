@@ -97,7 +97,7 @@ def run(
                 (folder / outcome.JOBS / job.id / records.CLAIMS).unlink()
         _write(folder / outcome.PLAN, json.dumps(plan(sweep, wanted, folder), indent=1) + "\n")
         echo(_opening(sweep, folder, wanted))
-        watch = slurm.Watch(folder / outcome.LOG) if wanted and slurm.chosen(snakemake) else None
+        watch = slurm.Watch(folder / outcome.LOG, snakemake) if slurm.chosen(snakemake) else None
         if wanted:
             code = _snakemake(folder, cores, snakemake, wanted, echo, watch)
             if code == 2 and not any(outcome.finished(folder, job.id) for job in wanted):

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 OPTION = "--slurm-status-command"
+RETRIES = ("--retries", "--restart-times", "-T")
 LOOK, GRACE = 5.0, 20.0
 # Longer than the executor ever waits between two looks at its jobs, after which it submits others.
 LONGEST = 240.0
@@ -47,8 +48,9 @@ def missing(snakemake: Sequence[str]) -> str:
 class Watch:
     """The jobs of one run of Snakemake, read from what it appends to the log."""
 
-    def __init__(self, log: Path):
+    def __init__(self, log: Path, snakemake: Sequence[str]):
         self.log = log
+        self.retries = any(argument.split("=")[0] in RETRIES for argument in snakemake)
         self.start = log.stat().st_size if log.exists() else 0
         self.looked = self.busy = time.monotonic()
         self.submitted: dict[str, str] = {}  # Slurm's number and our id; a group has one of them
@@ -63,16 +65,18 @@ class Watch:
         alive = _said("squeue", "--noheader", "--format=%i", f"--name={run}") if run else None
         if alive is None or alive.strip() or len(self.submitted) != before or not before:
             self.busy = now
-        nothing_more = waiting == 0 or len(self.submitted) >= wanted
+        nothing_more = waiting == 0 or (len(self.submitted) >= wanted and not self.retries)
         return now - self.busy > (GRACE if nothing_more else LONGEST)
 
     def ends(self) -> dict[str, str]:
         """Our ids, each with a sentence on how Slurm says that its job ended."""
-        run = self._read()
+        if not (run := self._read()):
+            return {}
         told = {}
-        for line in (_said(*"squeue --noheader --states=all --format=%i|%T".split()) or "").split():
+        listed = _said("squeue", "--noheader", "--states=all", "--format=%i|%T", f"--name={run}")
+        for line in (listed or "").split():
             number, _, state = line.partition("|")
-            if run and number in self.submitted and state != "COMPLETED":
+            if number in self.submitted and state != "COMPLETED":
                 told[self.submitted[number]] = f"its job {number} of Slurm is {state}"
         return told
 
