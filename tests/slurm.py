@@ -73,8 +73,8 @@ AccountingStoragePass={folder}/munge/socket
 NodeName={host} NodeAddr=127.0.0.1 CPUs=2
 PartitionName=one Nodes=ALL Default=YES MaxTime=10
 """
-# The executor takes SLURM_CONF away from the srun inside a job, for its configuration lies
-# elsewhere as a rule.
+# The first notes what it was asked. The executor takes SLURM_CONF away from the srun inside a job.
+SACCT = '#!/bin/sh\necho "$@" >> {folder}/asked\nexec {sacct} "$@"\n'
 SRUN = '#!/bin/sh\nSLURM_CONF={folder}/slurm.conf exec {srun} "$@"\n'
 
 
@@ -118,6 +118,17 @@ class Cluster:
                 start_new_session=True,
             )
 
+    def start_again(self) -> None:
+        """The accounting, and the daemon of the queue, which does not start without it."""
+        self.start("slurmdbd", "-D")
+        wait_for(lambda: self.say("sacctmgr", "--noheader", "list", "cluster"), 60)
+        self.start("slurmctld", "-D")
+        wait_for(lambda: "UP" in self.say("scontrol", "ping"), 60)
+
+    def asked(self) -> int:
+        """How often the executor asked for the states of its jobs."""
+        return (self.folder / "asked").read_text().count("JobIdRaw,State")
+
     def kill(self, name: str) -> None:
         process = self.running.pop(name)
         process.kill()
@@ -132,12 +143,14 @@ class Cluster:
             "host": socket.gethostname().partition(".")[0],
             "password": secrets.token_hex(),
             "srun": shutil.which("srun"),
+            "sacct": shutil.which("sacct"),
         }
         self._write("munge/key", secrets.token_hex(64))
         self._write("database.sql", DATABASE.format(**values), 0o644)
         self._write("slurmdbd.conf", SLURMDBD.format(**values))
         self._write("slurm.conf", SLURM.format(**values), 0o644)
         self._write("bin/srun", SRUN.format(**values), 0o755)
+        self._write("bin/sacct", SACCT.format(**values), 0o755)
         munge = {name: self.folder / "munge" / name for name in ("socket", "key", "log", "seed")}
         self.start(
             *("munged", "--foreground", f"--pid-file={self.folder}/munge/pid"),
@@ -159,7 +172,7 @@ class Cluster:
         )
         wait_for(lambda: _answers(values["database"]), 60)
         self.start("slurmdbd", "-D")
-        wait_for(lambda: "one" in self.say("sacctmgr", "--immediate", "add", "cluster", "one"), 60)
+        wait_for(lambda: self.say("sacctmgr", "--immediate", "add", "cluster", "one"), 60)
         self.start("slurmctld", "-D")
         self.start("slurmd", "-D")
         wait_for(lambda: "idle" in self.say("sinfo", "--noheader", "--format=%T"), 60)

@@ -97,7 +97,7 @@ class Watch:
 def _value(snakemake: Sequence[str], option: str) -> str:
     """The last value given to an option."""
     found = ""
-    for argument, following in zip(snakemake, [*snakemake[1:], ""], strict=True):
+    for argument, following in zip(snakemake, (*snakemake[1:], ""), strict=False):
         if argument == option:
             found = following
         elif argument.startswith(f"{option}="):
