@@ -184,6 +184,10 @@ class Cluster:
             wait_for(lambda: not self.say("squeue", "--noheader"), 20)
         for name in list(self.running):
             self.kill(name)
+        for process in psutil.process_iter():  # what a failed test left, jobs among it
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get("PATH") == self.variables["PATH"]:
+                    process.kill()
 
     def _write(self, name: str, text: str, mode: int = 0o600) -> None:
         (self.folder / name).touch(mode)

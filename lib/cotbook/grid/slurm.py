@@ -8,6 +8,7 @@ of this run is left in it.
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import time
@@ -16,7 +17,7 @@ from pathlib import Path
 
 OPTION = "--slurm-status-command"
 RETRIES = ("--retries", "--restart-times", "-T")
-LOOK, GRACE = 5.0, 20.0
+LOOK, GRACE = 10.0, 20.0
 # Longer than the executor ever waits between two looks at its jobs, after which it submits others.
 LONGEST = 240.0
 
@@ -62,7 +63,7 @@ class Watch:
             return False
         self.looked, before = now, len(self.submitted)
         run = self._read()
-        alive = _said("squeue", "--noheader", "--format=%i", f"--name={run}") if run else None
+        alive = _queue(run, "--format=%i") if run else None
         if alive is None or alive.strip() or len(self.submitted) != before or not before:
             self.busy = now
         nothing_more = waiting == 0 or (len(self.submitted) >= wanted and not self.retries)
@@ -73,8 +74,7 @@ class Watch:
         if not (run := self._read()):
             return {}
         told = {}
-        listed = _said("squeue", "--noheader", "--states=all", "--format=%i|%T", f"--name={run}")
-        for line in (listed or "").split():
+        for line in (_queue(run, "--format=%i|%T", "--states=all") or "").split():
             number, _, state = line.partition("|")
             if number in self.submitted and state != "COMPLETED":
                 told[self.submitted[number]] = f"its job {number} of Slurm is {state}"
@@ -103,6 +103,11 @@ def _value(snakemake: Sequence[str], option: str) -> str:
         elif argument.startswith(f"{option}="):
             found = argument.partition("=")[2]
     return found
+
+
+def _queue(run: str, *options: str) -> str | None:
+    own = f"--user={os.getuid()}"  # for which Slurm need not send the jobs of all others
+    return _said("squeue", "--noheader", own, f"--name={run}", *options)
 
 
 def _said(*command: str) -> str | None:
