@@ -30,7 +30,7 @@ from typing import IO, Any
 from cotbook import records
 from cotbook.claims import tally
 from cotbook.errors import BadInput, cannot_write
-from cotbook.grid import ask, outcome, table
+from cotbook.grid import ask, outcome, slurm, table
 from cotbook.grid.file import Job, Sweep
 from cotbook.grid.outcome import Outcome
 from cotbook.run.system import end_with_parent, held
@@ -79,6 +79,8 @@ def run(
     """
     _need_snakemake()
     _refuse_foreign(folder, sweep)
+    if slurm.chosen(snakemake) and (reason := slurm.missing(snakemake)):
+        raise BadInput(reason)
     if tables:
         from cotbook.grid import page  # with matplotlib, which takes longer than a refusal may
 
@@ -95,14 +97,19 @@ def run(
                 (folder / outcome.JOBS / job.id / records.CLAIMS).unlink()
         _write(folder / outcome.PLAN, json.dumps(plan(sweep, wanted, folder), indent=1) + "\n")
         echo(_opening(sweep, folder, wanted))
+        watch = slurm.Watch(folder / outcome.LOG, snakemake) if slurm.chosen(snakemake) else None
         if wanted:
-            code = _snakemake(folder, cores, snakemake, wanted, echo)
+            code = _snakemake(folder, cores, snakemake, wanted, echo, watch)
             if code == 2 and not any(outcome.finished(folder, job.id) for job in wanted):
                 reason = outcome.last_line(folder / outcome.LOG)
                 if new:
                     shutil.rmtree(folder)
                 raise BadInput(f"Snakemake did not accept its arguments: {reason}")
-        outcomes = [outcome.read(folder, job, attempted=job in wanted) for job in sweep.jobs]
+        ends = watch.ends() if watch else {}
+        outcomes = [
+            outcome.read(folder, job, attempted=job in wanted, ended=ends.get(job.id, ""))
+            for job in sweep.jobs
+        ]
         if tables:
             _write(folder / outcome.TABLE, table.csv_text(sweep, outcomes))
             _write(folder / outcome.PAGE, page.html_text(sweep, outcomes, folder))
@@ -283,7 +290,12 @@ def _command(
 
 
 def _snakemake(
-    folder: Path, cores: str, snakemake: Sequence[str], wanted: Sequence[Job], echo: Echo
+    folder: Path,
+    cores: str,
+    snakemake: Sequence[str],
+    wanted: Sequence[Job],
+    echo: Echo,
+    watch: slurm.Watch | None = None,
 ) -> int:
     """Run Snakemake to its end and tell of every job that ends meanwhile."""
     previous = {}
@@ -305,6 +317,8 @@ def _snakemake(
             worker = None if remote(snakemake) else _worker(process, folder, log)
             while process.poll() is None:
                 told.look()
+                if watch and watch.over(len(wanted), len(told.waiting)):
+                    _stop(process, worker)
                 time.sleep(POLL)
         except KeyboardInterrupt:
             _stop(process, worker)

@@ -77,8 +77,11 @@ def failed(folder: Path, id: str) -> bool:
     return (folder / FAILED / id / REASON).exists()
 
 
-def read(folder: Path, job: Job, attempted: bool = False) -> Outcome:
-    """The outcome of a job; if it was ``attempted`` and left nothing, the logs say why."""
+def read(folder: Path, job: Job, attempted: bool = False, ended: str = "") -> Outcome:
+    """The outcome of a job; if it was ``attempted`` and left nothing, the logs say why.
+
+    So does ``ended``, where a cluster says how its job did.
+    """
     log = folder / LOGS / f"{job.id}.log"
     claims = failure = None
     if (folder / JOBS / job.id / records.CLAIMS).exists():
@@ -91,6 +94,9 @@ def read(folder: Path, job: Job, attempted: bool = False) -> Outcome:
         failure = " ".join(reason.split()) or "it left no reason"
     elif attempted and (said := last_line(log)):
         failure = f"it ended without a result: {said}"
+    elif attempted and ended:
+        failure = f"it ended without a result: {ended}"
+        log = folder / LOG
     elif attempted:
         log = folder / LOG
         failure = f"Snakemake left it without a result: {last_line(log)}"
