@@ -49,12 +49,12 @@ class Miss(BaseModel):
         return math.inf if math.isnan(away) else away - self.tolerance
 
     def allowed(self) -> list[render.Piece]:
-        tolerance = [" ± ", render.number(self.tolerance)] if self.tolerance else []
-        return [f"{render.SIGNS[self.relation]} ", render.number(self.predicted), *tolerance]
+        shown = [f"{render.SIGNS[self.relation]} ", render.number(self.predicted)]
+        return [*shown, " ± ", render.number(self.tolerance)] if self.tolerance else shown
 
     def found(self) -> list[render.Piece]:
         shown: list[render.Piece] = [render.number(self.measured)]
-        if self.low != self.high:
+        if self.low < self.high:
             shown += [" [", render.number(self.low), ", ", render.number(self.high), "]"]
         return shown
 
@@ -141,7 +141,7 @@ def read(path: Path, profile: str | None = None) -> dict[str, Row]:
     ------
     BadInput : the file is something else, is of another profile, or cannot be there.
     """
-    if not path.resolve().parent.is_dir():
+    if not path.absolute().parent.is_dir():
         raise BadInput(f"expected a file in an existing folder, received {path}")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
