@@ -194,4 +194,4 @@ def totals(rows: Iterable[Row]) -> tuple[int, int, int, int]:
 
 def share(count: int, of: int) -> str:
     """A count with its share in per cent."""
-    return f"{count} ({100 * count / of:.2g} %)" if count else "0"
+    return f"{count} ({100 * count / of:.3g} %)" if count else "0"

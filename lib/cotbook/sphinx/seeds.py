@@ -32,7 +32,7 @@ MISSED = ("claim", "expected", "did not hold in", "worst measurement")
 NONE = "No run with other seeds is on record."
 
 
-class Pending(nodes.General, nodes.Element):
+class PendingSeeds(nodes.General, nodes.Element):
     """Holds the place of the tables until every chapter has been executed."""
 
 
@@ -42,12 +42,12 @@ class OtherSeeds(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         self.env.note_dependency(str(Path(self.env.srcdir) / RECORD))
         waiting(self.env).add(self.env.docname)
-        return [Pending(summary="summary" in self.options)]
+        return [PendingSeeds(summary="summary" in self.options)]
 
 
 def fill(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     """Put the tables where the directives stand."""
-    pending = list(doctree.findall(Pending))
+    pending = list(doctree.findall(PendingSeeds))
     if not pending:
         return
     try:
@@ -156,7 +156,7 @@ def _missed(misses: Sequence[Miss], runs: int) -> list[tables.Content]:
 
 
 def setup(app: Sphinx) -> dict:
-    app.add_node(Pending)
+    app.add_node(PendingSeeds)
     app.add_directive("other-seeds", OtherSeeds)
     app.connect("doctree-resolved", fill)
     return {"version": "0.1", "parallel_read_safe": False, "parallel_write_safe": False}
