@@ -22,7 +22,7 @@ from cotbook.run.tree import Source
 from cotbook.seeds.record import Row, begun, seeds, share, totals
 
 Echo = Callable[[str], None]
-# Chapters add up to some thousands to a seed themselves: repetitions share no draw.
+# Chapters add up to 4000 to a seed themselves: repetitions share none.
 SHIFT = 10_000
 
 
@@ -147,7 +147,8 @@ def report(rows: Mapping[str, Row]) -> Iterator[str]:
             continue
         fails, open_ = row.count("fails"), row.count("inconclusive")
         found = f"fail: {fails}, inconclusive: {open_}" if row.missed else "all hold"
-        yield f"{name}: runs: {len(row.shifts)}, claims: {row.claims}, {found}"
+        counted = f"runs: {len(row.shifts)}, claims: {row.claims}, {found}"
+        yield f"{name}: {counted if row.shifts else 'no run'}"
         for claim, misses in row.missed.items():
             yield f"  {claim}: does not hold in {len(misses)} of {len(row.shifts)}"
             for miss in sorted(misses, key=lambda miss: miss.shift):
