@@ -322,6 +322,10 @@ def test_one_sentence_says_how_it_went():
     assert pages.summary({"drawing": filled(), "plain": Row(**WHOLE, fixed="x")}).astext() == (
         "3 times with other seeds: of 6 verdicts 2 hold, 1 (16.7 %) is inconclusive, 3 fail."
     )
+    unwell = filled(stopped={40_000: "cell [3] stopped"})
+    assert (
+        pages.summary({"a": unwell}).astext().endswith("3 fail, and 1 run did not reach the end.")
+    )
     calm = Row(**WHOLE)
     calm.add(10_000, [claim(-1.0)])
     assert pages.summary({"a": calm}).astext().endswith("of 1 verdicts 1 hold, none fails.")

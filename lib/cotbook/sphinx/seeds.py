@@ -57,8 +57,9 @@ def fill(app: Sphinx, doctree: nodes.document, docname: str) -> None:
         raise SphinxError(str(error)) from None
     chapters, uri = executed.read(app.env), partial(app.builder.get_relative_uri, docname)
     for node in pending:
-        full = partial(shown, rows, chapters, uri, others)
-        node.replace_self([summary(rows)] if node["summary"] else full())
+        node.replace_self(
+            [summary(rows)] if node["summary"] else shown(rows, chapters, uri, others)
+        )
 
 
 def recorded(root: Path) -> dict[str, Row]:
@@ -89,6 +90,8 @@ def summary(rows: Mapping[str, Row]) -> nodes.paragraph:
     if open_:
         found.append(f"{share(open_, verdicts)} {'is' if open_ == 1 else 'are'} inconclusive")
     found.append(tables.count(fails, "fails", "fail") if fails else "none fails")
+    if stopped := sum(len(row.stopped) for row in rows.values()):
+        found.append(f"and {tables.count(stopped, 'run', 'runs')} did not reach the end")
     sentence = f"{times} with other seeds: of {verdicts:,} verdicts {', '.join(found)}."
     return nodes.paragraph("", sentence, classes=["cotflow-summary"])
 
