@@ -260,6 +260,71 @@ def sabotage(
     sys.exit(1 if campaign.toothless(errors, found) else 0)
 
 
+@main.command()
+@click.argument("names", nargs=-1, metavar="[CHAPTERS]...")
+@click.option("--times", type=click.IntRange(min=1), default=20, show_default=True, help="Runs.")
+@click.option("--from", "first", type=click.IntRange(min=1), default=1, help="First repetition.")
+@click.option("--profile", default="default", show_default=True, help="Named set of values.")
+@click.option("-o", "output", type=click.Path(path_type=Path), help="Folder of the results.")
+@click.option("--cores", type=click.IntRange(min=1), help="Jobs at once; all cores by default.")
+@click.option("--retry", is_flag=True, help="Run again what crashed before.")
+@click.option("--gather", is_flag=True, help="Run nothing; tell what the folder holds.")
+@click.option(
+    "--record", type=click.Path(path_type=Path, dir_okay=False), help="File that keeps the counts."
+)
+def reseed(
+    names: tuple[str, ...],
+    times: int,
+    first: int,
+    profile: str,
+    output: Path | None,
+    cores: int | None,
+    retry: bool,
+    gather: bool,
+    record: Path | None,
+) -> None:
+    """Run CHAPTERS, or all, with other seeds, and tell how often a claim does not hold.
+
+    Repetition j adds 10000·j to every seed. All chapters do repetition 1 first, then 2, and so on;
+    the same command goes on where an earlier one was stopped. What the record has of the same
+    chapters, library and profile counts and is not run again. The exit code is 0 if everything
+    held, 1 if something did not, 2 if the input was wrong, 3 if something could not finish.
+
+    Example: cotflow reseed one-model --times 20 --record book/records/reseed.json
+    """
+    from cotbook.run import runs, tree
+    from cotbook.seeds import campaign
+    from cotbook.seeds import record as records
+
+    root = tree.book_root()
+    known = tree.chapters(root)
+    sources = [tree.chapter(root, name, known) for name in dict.fromkeys(names or known)]
+    folder = runs.output_folder(output or Path("runs/reseed"))
+    before = records.read(record, profile) if record else {}
+
+    def save(rows: dict[str, records.Row]) -> None:
+        if record:
+            records.write(record, campaign.kept(before, rows))
+
+    rows, whole = campaign.run(
+        sources,
+        root,
+        folder,
+        range(first, first + times),
+        profile=profile,
+        cores=cores,
+        retry=retry,
+        gather=gather,
+        known=before,
+        save=save,
+        echo=_say,
+    )
+    save(rows)
+    for line in campaign.report(rows):
+        _say(line)
+    sys.exit(3 if not whole else 1 if any(row.missed for row in rows.values()) else 0)
+
+
 @main.command(name="ledger")
 @click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path))
 def ledger_(folders: tuple[Path, ...]) -> None:

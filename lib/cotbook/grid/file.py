@@ -82,13 +82,13 @@ class Sweep:
 
     path: Path
     name: str
-    description: str
     chapter: str
-    title: str
     profile: str
-    names: tuple[str, ...]
     state: dict[str, Any]
     jobs: tuple[Job, ...]
+    names: tuple[str, ...] = ()
+    title: str = ""
+    description: str = ""
 
 
 def read(path: Path, root: Path, elsewhere: bool = False) -> Sweep:
@@ -122,6 +122,21 @@ def read(path: Path, root: Path, elsewhere: bool = False) -> Sweep:
         state=state,
         jobs=jobs,
     )
+
+
+def planned(
+    name: str,
+    source: Source,
+    root: Path,
+    swept: dict[str, Any],
+    given: dict[str, Any],
+    state: dict[str, Any],
+    edit: dict[str, Any] | None = None,
+) -> Job:
+    """A job that no file asks for, its values checked."""
+    values = parameters.validate(source.parameters, given)
+    id = f"{name}-{digest(state, values, edit)}"
+    return Job(id, str(root), source.name, swept, {k: values[k] for k in given}, values, edit)
 
 
 def _parse(path: Path) -> SweepFile:

@@ -11,8 +11,7 @@ from pathlib import Path
 from cotbook import records
 from cotbook.claims import Entry
 from cotbook.grid import engine, outcome
-from cotbook.grid.file import Job, Sweep, digest, state_of
-from cotbook.parameters import validate
+from cotbook.grid.file import Sweep, digest, planned, state_of
 from cotbook.provenance import execution_hash
 from cotbook.run.profiles import values_of
 from cotbook.run.tree import Source
@@ -106,21 +105,16 @@ def _reach(
 
 
 def _sweep(source: Source, errors: Sequence[Error], root: Path, profile: str) -> Sweep:
-    given = values_of(root, profile, source.name)
-    values, state = validate(source.parameters, given), state_of(source)
-    chosen, jobs = {name: values[name] for name in given}, []
-    for error in errors:
-        edit = asdict(error.edit)
-        id = f"{error.name}-{digest(state, values, edit)}"
-        jobs.append(Job(id, str(root), source.name, {"error": error.name}, chosen, values, edit))
+    given, state = values_of(root, profile, source.name), state_of(source)
+    jobs = (
+        planned(e.name, source, root, {"error": e.name}, given, state, asdict(e.edit))
+        for e in errors
+    )
     return Sweep(
         path=(root / CATALOGUE).resolve(),
         name="sabotage",
-        description="",
         chapter=source.name,
-        title=source.title,
         profile=profile,
-        names=(),
         state=state,
         jobs=tuple(jobs),
     )
