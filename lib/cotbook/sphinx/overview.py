@@ -52,7 +52,7 @@ class Row:
         """The share of what is allowed that the measurement used."""
         if not isinstance(self.entry, Claim) or self.entry.strength is None:
             return None
-        return max(self.entry.strength, 0.0)
+        return max(self.entry.strength, 0.0) if math.isfinite(self.entry.strength) else None
 
 
 def row_id(entry: Entry) -> str:
@@ -71,7 +71,7 @@ def _form(chapters: dict[str, str]) -> str:
 
     def choice(name: str, label: str, options: dict[str, str]) -> str:
         shown = "".join(
-            f'<option value="{escape(key)}">{escape(text)}</option>'
+            f'<option value="{escape(key)}">{render.written(text)}</option>'
             for key, text in options.items()
         )
         first = "" if name == "sort" else '<option value="">all</option>'
@@ -141,7 +141,7 @@ def _row(row: Row) -> str:
 
 
 def _details(entry: Entry) -> str:
-    pairs = [("name", f"<code>{escape(entry.chapter)}/{escape(entry.name)}</code>")]
+    pairs = [("name", f"<code>{render.written(f'{entry.chapter}/{entry.name}')}</code>")]
     if isinstance(entry, Untested):
         pairs.append(("why", render.written(entry.reason)))
     if isinstance(entry, Claim):
@@ -190,7 +190,7 @@ def _picture(rows: Sequence[Row]) -> str:
 
 def _short(row: Row) -> str:
     """The chapter by the name of its file, which is shorter than its title."""
-    return escape(row.entry.chapter.replace("-", " "))
+    return render.written(row.entry.chapter.replace("-", " "))
 
 
 def _caption(rows: Sequence[Row]) -> str:
@@ -239,7 +239,7 @@ def _placed(rows: Iterable[Row]) -> list[tuple[Row, float, float]]:
     found = []
     for row in sorted(rows, key=lambda row: row.near or 0.0):
         x = _at(row.near or 0.0)
-        for dy in (0.0, -8.0, 8.0, -4.0, 4.0, -12.0, 12.0):
+        for dy in (0.0, -7.0, 7.0, -14.0, 14.0):
             if all(math.hypot(x - a, dy - b) >= 1.7 * RADIUS for a, b in taken):
                 break
         taken.append((x, dy))
@@ -253,7 +253,7 @@ def _point(row: Row, x: float, y: float) -> str:
     said = f"{entry.chapter}/{entry.name}: {entry.verdict}, {render.plain(render.strength(entry))}"
     return (
         f'<a href="#{escape(row.id)}" class="cotflow-kind-{entry.kind}" tabindex="-1" '
-        f'aria-label="{escape(said)}"><title>{escape(said)}</title>'
+        f'aria-label="{escape(said)}"><title>{render.written(said)}</title>'
         f'<g transform="translate({x:.1f} {y:.1f})">{_shape(entry.kind)}</g></a>'
     )
 
