@@ -55,6 +55,32 @@ document.addEventListener("DOMContentLoaded", () => {
     summary.setAttribute("aria-label", `Pages below ${title}`);
   }
 
+  // A formula that is wider than the page can be reached and moved by the keyboard.
+  const reach = () => {
+    for (const box of document.querySelectorAll(".bd-article div.math")) {
+      if (box.scrollWidth > box.clientWidth + 1) {
+        box.tabIndex = 0;
+        box.setAttribute("role", "group");
+        box.setAttribute("aria-label", "formula, scrolls sideways");
+      } else {
+        ["tabindex", "role", "aria-label"].forEach((name) => box.removeAttribute(name));
+      }
+    }
+  };
+  window.MathJax?.startup?.promise?.then(reach);
+  window.addEventListener("load", () => window.MathJax?.startup?.promise?.then(reach));
+  window.addEventListener("resize", reach);
+
+  // On paper nothing opens: proofs are printed, folded code is not.
+  let opened = [];
+  window.addEventListener("beforeprint", () => {
+    opened = [...document.querySelectorAll("article details:not(.hide, [open])")];
+    for (const proof of opened) proof.open = true;
+  });
+  window.addEventListener("afterprint", () => {
+    for (const proof of opened) proof.open = false;
+  });
+
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape") hide();
   });

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import torch
+from IPython.core.getipython import get_ipython
 from IPython.display import display
 
 from cotbook import parameters, provenance, render
@@ -23,6 +24,14 @@ from cotbook.claims import (
     tally,
 )
 from cotbook.figures import style
+
+
+def _put(shown: dict[str, Any], said: str = "") -> None:
+    """Display in a notebook; where a chapter runs as a script, print."""
+    if get_ipython() is None:
+        print(said or shown["text/plain"])
+    else:
+        display(shown, raw=True)
 
 
 class ClaimsDoNotHold(AssertionError):
@@ -97,7 +106,7 @@ class Chapter:
             "text/plain": "\n".join(f"{entry.name}: {entry.verdict}" for entry in found.values()),
             CASES_MIME: {"statement": statement, "rows": rows},
         }
-        display(shown, raw=True)
+        _put(shown, "\n".join([f"{statement}:", *map(render.line, found.values())]))
 
     def untested(self, **fields: Any) -> None:
         """Record a statement that this machine cannot test, with the reason."""
@@ -110,7 +119,7 @@ class Chapter:
             "text/plain": "\n".join("  ".join(row) for row in [head, *rows]),
             TABLE_MIME: {"head": head, "rows": rows},
         }
-        display(shown, raw=True)
+        _put(shown)
 
     def _origin(self) -> dict[str, Any]:
         return {
@@ -131,7 +140,7 @@ class Chapter:
             "text/plain": f"{entry.name}: {entry.verdict}",
             CLAIM_MIME: entry.to_json(),
         }
-        display(shown, raw=True)
+        _put(shown, render.line(entry))
 
     def close(self) -> None:
         """Show the tally, leave the execution record, and fail if a claim does not hold."""
@@ -150,6 +159,6 @@ class Chapter:
             parameters=self.parameters,
         )
         said = f"claims: {tally(self.claims)}"
-        display({"text/plain": said, EXECUTION_MIME: record.to_json()}, raw=True)
+        _put({"text/plain": said, EXECUTION_MIME: record.to_json()})
         if missed := render.shortfalls(self.claims):
             raise ClaimsDoNotHold(missed)

@@ -164,6 +164,16 @@ def row(entry: Entry) -> tuple[str, ...]:
     return (entry.verdict, entry.name, *numbers, entry.provenance)
 
 
+def line(entry: Entry) -> str:
+    """A claim in one line of a terminal."""
+    if isinstance(entry, Claim):
+        share, found = plain(strength(entry)), plain(measured(entry))
+        text = f"{plain(predicted(entry))} predicted, {found} measured ({share})"
+    else:
+        text = entry.reason if isinstance(entry, Untested) else ""
+    return terminal(f"  {mark(entry.verdict)}  {entry.name}: {text}")
+
+
 def shortfall(claim: Claim) -> str:
     """One sentence on why a claim does not hold."""
     low, high, goal, tolerance, floor, ceiling = (

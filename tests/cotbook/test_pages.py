@@ -42,7 +42,7 @@ IMAGES = """() => [...document.querySelectorAll('article img')].map(
 LINKS = "() => [...document.querySelectorAll('a[href]')].map((link) => link.href)"
 
 VERDICTS = """() => [...document.querySelectorAll(
-  'table.cotflow-ledger tbody tr a:has(.cotflow-mark)')].map((link) => link.href)"""
+  'table.cotflow-all tbody tr td:first-child a')].map((link) => link.href)"""
 
 CARDS = """() => [...document.querySelectorAll(
   '.cotflow-claim[id], .cotflow-cases tr[id]')].map(
@@ -329,7 +329,7 @@ def test_ids_are_given_once(survey):
 
 
 def test_every_verdict_of_the_ledger_leads_to_its_card(survey):
-    targets = survey["book/index.html"].verdicts
+    targets = survey["book/ledger.html"].verdicts
     cards = {card for seen in survey.values() for card in seen.cards}
     assert len(targets) == len(set(targets)) > 0
     assert set(targets) == cards
@@ -471,3 +471,47 @@ def test_a_bound_is_above_zero_and_so_has_a_share_that_was_reached(measured):
         for claim in measured
         if claim.kind == "bound" and claim.strength is None
     ]
+
+
+SHOWN = """() => [...document.querySelectorAll('table.cotflow-all tbody tr:not([hidden])')].map(
+  (row) => [row.id, row.dataset.kind, row.dataset.near])"""
+
+
+def test_the_ledger_is_filtered_sorted_and_searched(html, browser, measured):
+    page = browser.new_page()
+    page.goto(f"{(html / 'book/ledger.html').as_uri()}?kind=bound")
+    form = page.get_by_role("search", name="Claims")
+    bounds = [claim for claim in measured if claim.kind == "bound"]
+    shown = page.evaluate(SHOWN)
+    assert len(shown) == len(bounds) and {kind for _, kind, _ in shown} == {"bound"}
+    assert form.get_by_role("status").inner_text().startswith(f"{len(bounds)} of ")
+
+    form.get_by_label("order").select_option("near")
+    near = [float(share) for *_, share in page.evaluate(SHOWN) if share]
+    assert near == sorted(near, reverse=True) and "sort=near" in page.url
+
+    form.get_by_label("search").fill(bounds[0].name)
+    found = [row for row, *_ in page.evaluate(SHOWN)]
+    assert f"row-{bounds[0].chapter}-{bounds[0].name}" in found and len(found) < len(bounds)
+
+    form.get_by_role("button", name="show all").click()
+    page.wait_for_function("!location.search")
+    assert len(page.evaluate(SHOWN)) > len(measured)
+    page.close()
+
+
+def test_a_card_leads_to_its_row_and_a_point_opens_it(html, browser, measured):
+    claim = next(claim for claim in measured if claim.strength and claim.chapter == "depth-limit")
+    page = browser.new_page()
+    page.goto((html / "book/depth-limit.html").as_uri())
+    page.locator(f"#{claim.anchor} a[title='in the ledger']").click()
+    row = page.locator(f"#row-{claim.chapter}-{claim.name}")
+    assert row.locator("details").get_attribute("open") is not None
+    page.goto((html / "book/ledger.html").as_uri())
+    assert row.locator("details").get_attribute("open") is None
+    page.evaluate("(href) => document.querySelector(`.cotflow-glance a[href='${href}']`)"
+                  ".dispatchEvent(new MouseEvent('click', {bubbles: true}))",
+                  f"#row-{claim.chapter}-{claim.name}")  # fmt: skip
+    page.wait_for_function("(id) => document.querySelector(`#${id} details`).open",
+                           arg=f"row-{claim.chapter}-{claim.name}")  # fmt: skip
+    page.close()

@@ -125,6 +125,7 @@ def test_a_notebook_gives_its_claims_and_executions_in_order():
 def test_claims_shown_as_one_table_are_claims_like_others(tmp_path, monkeypatch):
     outputs = []
     monkeypatch.setattr(chapters, "display", lambda data, raw: outputs.append(data))
+    monkeypatch.setattr(chapters, "get_ipython", object)
     chapter = Chapter("tiny", {})
     common = {"provenance": "[M] Prop. 3", "kind": "exponent", "predicted": -1.0, "tolerance": 0.1}
     chapter.claim(name="first", statement="It falls.", measured=-1.0, **common)
@@ -206,3 +207,19 @@ def test_numbers_that_are_not_finite_are_texts_in_json():
     )  # fmt: skip
     record = claim.to_json()
     assert [record[key] for key in ("measured", "low", "high")] == ["nan", "-inf", "inf"]
+
+
+def test_a_chapter_that_runs_as_a_script_prints_lines(capsys):
+    chapter = Chapter("tiny", {})
+    common = {"provenance": "[M] Prop. 3", "kind": "exponent", "predicted": -1.0, "tolerance": 0.1}
+    chapter.claim(name="first", statement="It falls.", measured=-0.95, **common)
+    chapter.cases("Exponent", {"$V$": {"name": "V", "measured": -1.0}}, **common)
+    chapter.untested(name="last", statement="It ends.", provenance="[B] x", reason="no time")
+    chapter.close()
+    assert capsys.readouterr().out.splitlines() == [
+        "  ✔ holds  first: = -1 predicted, -0.95 measured (exponent, 0.5 of the tolerance)",
+        "Exponent:",
+        "  ✔ holds  V: = -1 predicted, -1 measured (exponent, 0 of the tolerance)",
+        "  – not tested here  last: no time",
+        "claims: 2 hold, 1 not tested here",
+    ]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from cotbook import render
 from cotbook.claims import Claim, Untested
 from cotbook.grid.plot import Point, svg
-from cotbook.sphinx import tables
+from cotbook.sphinx import overview, tables
 
 
 def claim(**options):
@@ -140,7 +140,8 @@ def test_a_number_that_is_not_finite_is_shown_everywhere(options):
     for relation in ("equals", "at most", "at least"):
         entry = claim(relation=relation, **options)
         assert render.card(entry) and render.shortfall(entry) and render.section("x", [entry])
-        assert tables.claim_row(entry, "x")
+        page = overview.html([overview.Row(entry, "Tiny", "x"), overview.Row(claim(), "Tiny", "x")])
+        assert page.count("<tr id=") == 2 and "nan" not in page.split("<form")[0]
         points = [Point({"depth": 2}, entry), Point({"depth": 4}, claim())]
         for chosen in (points, points[:1]):
             assert svg(chosen, "depth", "what it shows", "p").startswith("<svg")
@@ -209,7 +210,8 @@ def test_no_text_is_a_formula_that_speaks(text):
     for shown in (entry, untested):
         page = Seen(render.card(shown) + render.table([text], [[text]]))
         page.feed(render.cases(text, {text: entry}))
-        row = tables.table([[*tables.claim_row(shown, "x"), text]])
+        page.feed(overview.html([overview.Row(shown, text, text, text)]))
+        row = tables.table([[text, tables.statement(text)]])
         texts = [node.astext() for node in row.findall(nodes.Text)]
         assert not any(map(speaks, page.texts + texts))
 
@@ -227,11 +229,18 @@ def test_no_text_speaks_to_the_browser(text):
     entry = claim(name=text, statement=text, provenance=f"[M] {text}", interval=text, chapter=text)
     shown = render.card(entry) + render.table([text], [[text]]) + render.cases(text, {text: entry})
     seen = Seen(shown)
-    assert seen.tags <= {
+    tags = {
         *("div", "p", "br", "span", "dl", "dt", "dd", "small", "sup"),
         *("table", "caption", "thead", "tbody", "tr", "th", "td"),
     }
+    assert seen.tags <= tags
     assert seen.attributes <= {"class", "id"}
+    usual = overview.Row(claim(), "Tiny", "x.html", "y.html")
+    quiet = Seen(overview.html([usual]))
+    loud = Seen(overview.html([overview.Row(entry, text, text, text)]))
+    # A formula of the claim may be a span, a power of ten be raised.
+    assert loud.tags <= quiet.tags | tags
+    assert loud.attributes <= quiet.attributes
     for formula in shown.split("\\(")[1:]:
         assert not any(word in formula.split("\\)")[0] for word in ("\\href", "\\require"))
 
@@ -289,3 +298,23 @@ def test_no_text_breaks_a_figure(text):
         seen = Seen(svg(points, axis, text, "p"))
         assert not seen.tags & {"script", "img", "a"}
         assert not [name for name in seen.attributes if name.startswith("on")]
+
+
+def test_the_ledger_has_a_row_for_each_claim_and_a_point_where_there_is_a_share():
+    near = claim(kind="bound", relation="at most", predicted=2.0, measured=1.0, tolerance=0.0)
+    told = claim(name="told", tolerance=0.0)
+    untested = Untested(name="x", statement="", provenance="[B] x", reason="a < b", chapter="tiny")
+    rows = [overview.Row(entry, "Tiny", "tiny.html", "tiny.html#box") for entry in (near, told)]
+    page = overview.html([*rows, overview.Row(untested, "Tiny", "tiny.html")])
+    assert page.count("<tr id=") == 3 and page.count('<a href="#row-') == 1
+    assert 'id="row-tiny-slope" class="cotflow-holds" data-chapter="tiny" data-paper="M"' in page
+    assert 'data-kind="bound" data-verdict="holds" data-near="0.5"' in page
+    assert 'data-kind="" data-verdict="not tested here" data-near=""' in page
+    assert "<td>0.5</td>" in page and "2 entries have no such share" in page
+    assert '<a href="tiny.html#box">[M] Prop. 3</a>' in page
+
+
+def test_points_do_not_cover_one_another():
+    rows = [overview.Row(claim(name=f"n{k}", measured=-1.05), "Tiny", "x") for k in range(5)]
+    placed = [(x, dy) for _, x, dy in overview._placed(rows)]
+    assert len(set(placed)) == 5

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pybtex.database import BibliographyDataError, Entry, parse_file
 from pybtex.exceptions import PybtexError
+from pybtex.richtext import Text
 
 from cotbook.errors import BadInput
 from cotbook.run.text import read
@@ -53,6 +54,21 @@ def speaking(root: Path) -> list[str]:
     except (PybtexError, OSError):
         return []
     return [sentence for key, entry in entries.items() for sentence in _speaking(path, key, entry)]
+
+
+def short_names(root: Path) -> dict[str, str]:
+    """Authors and year of each key: "Ada, 2024", "Ada and Bob, 2024", "Ada et al., 2024"."""
+    try:
+        entries = _entries(root / "book/references.bib")
+    except (PybtexError, OSError):
+        return {}
+    found = {}
+    for key, entry in entries.items():
+        names = [" ".join(person.last_names) for person in entry.persons.get("author", ())]
+        named = f"{names[0]} et al." if len(names) > 2 else " and ".join(names)
+        said = Text.from_latex(named).render_as("text")
+        found[key] = ", ".join(filter(None, (said, entry.fields.get("year", ""))))
+    return found
 
 
 def _entries(path: Path) -> Mapping[str, Entry]:

@@ -5,8 +5,9 @@ and no verdict is ever typed by hand, and a result of another state of the libra
 
 Directives
 ----------
-``{ledger}`` : a table of claims for each chapter; with ``:summary:`` one sentence of counts, with
-    ``:kinds:`` what the kinds of claims are, and how many there are of each.
+``{ledger}`` : all claims in one picture and one table, which a reader filters and sorts; with
+    ``:summary:`` one sentence of counts, with ``:kinds:`` what the kinds of claims are, and how
+    many there are of each.
 ``{execution-record}`` : when, where and with which versions each chapter ran.
 ``{published-sizes}`` : the committed runs at the published sizes beside this build's, claim by
     claim; with ``:summary:`` one sentence of counts.
@@ -18,7 +19,9 @@ Role
 
 from __future__ import annotations
 
+import re
 import shutil
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
@@ -32,9 +35,12 @@ from sphinx.errors import SphinxError
 from sphinx.util import logging
 from sphinx.util.docutils import ReferenceRole, SphinxDirective
 
+from cotbook import render
+from cotbook.claims import Entry
 from cotbook.keep import bibliography, published
 from cotbook.provenance import execution_hash, pages_hash, surroundings
-from cotbook.sphinx import cards, executed, execution, export, sizes, tables
+from cotbook.records import ChapterRecord
+from cotbook.sphinx import cards, executed, execution, export, overview, sizes, statements, tables
 
 logger = logging.getLogger(__name__)
 
@@ -134,11 +140,12 @@ def fill(app: Sphinx, doctree: nodes.document, docname: str) -> None:
         chapters = executed.read(app.env)
         uri = partial(app.builder.get_relative_uri, docname)
         if pending["kind"] == "summary":
-            shown = tables.summary(chapters)
+            home = ledger_page(app.env)
+            shown = tables.summary(chapters, uri(home) if home else "")
         elif pending["kind"] == "kinds":
             shown = tables.kinds(chapters)
         elif pending["kind"] == "ledger":
-            shown = tables.ledger(chapters, uri)
+            shown = [nodes.raw(text=overview.html(rows(app, chapters, uri)), format="html")]
         elif pending["kind"] == "execution-record":
             shown = tables.execution_record(chapters, uri)
         else:
@@ -147,6 +154,67 @@ def fill(app: Sphinx, doctree: nodes.document, docname: str) -> None:
             make = sizes.summary if pending["kind"] == "published-summary" else sizes.tables_of
             shown = make(known, uri)
         pending.replace_self(shown)
+
+
+def rows(
+    app: Sphinx, chapters: list[ChapterRecord], uri: Callable[[str], str]
+) -> list[overview.Row]:
+    """Every claim with its card, and with the box whose name it gives as its source."""
+
+    def box(docname: str, entry: Entry) -> str:
+        found = statements.of_claim(app.env, docname, entry.provenance)
+        return f"{uri(found.docname)}#{found.label}" if found else ""
+
+    return [
+        overview.Row(entry, chapter.title, f"{page}#{entry.anchor}", box(chapter.docname, entry))
+        for chapter in chapters
+        for page in [uri(chapter.docname)]
+        for entry in chapter.claims
+    ]
+
+
+def ledger_page(env: BuildEnvironment) -> str | None:
+    return next((name for name in sorted(waiting(env)) if name.endswith("/ledger")), None)
+
+
+def link_cards(app: Sphinx, doctree: nodes.document, docname: str) -> None:
+    """From each card to its row in the ledger, and to the box that it names as its source."""
+    shown = [node for node in doctree.findall(nodes.raw) if 'id="claim-' in node.astext()]
+    home = ledger_page(app.env)
+    if not shown or home is None:
+        return
+    known = {
+        entry.anchor: entry
+        for chapter in executed.read(app.env)
+        if chapter.docname == docname
+        for entry in chapter.claims
+    }
+    ledger = app.builder.get_relative_uri(docname, home)
+    for node in shown:
+        text = node.astext()
+        for anchor in re.findall(r'id="(claim-[^"]+)"', text):
+            entry = known[anchor]
+            mark = render.mark(entry.verdict)
+            before, found, after = text.partition(f'id="{anchor}"')
+            row = f'<a href="{ledger}#{overview.row_id(entry)}" title="in the ledger">{mark}</a>'
+            after = after.replace(mark, row, 1)
+            box = statements.of_claim(app.env, docname, entry.provenance)
+            source = f"<span>{render.written(entry.provenance)}</span>"
+            if box:
+                there = (
+                    ""
+                    if box.docname == docname
+                    else app.builder.get_relative_uri(docname, box.docname)
+                )
+                link = f'<span><a href="{there}#{box.label}">{source[6:-7]}</a></span>'
+                after = after.replace(source, link, 1)
+            text = before + found + after
+        node.rawsource, node[:] = text, [nodes.Text(text)]
+
+
+def add_script(app: Sphinx, pagename: str, template: str, context: dict, doctree: object) -> None:
+    if pagename.endswith("/ledger"):
+        app.add_js_file("ledger.js", loading_method="defer")
 
 
 def link_claims(app: Sphinx, doctree: nodes.document, docname: str) -> None:
@@ -200,6 +268,8 @@ def setup(app: Sphinx) -> dict:
     app.connect("env-updated", refresh)
     app.connect("doctree-resolved", fill)
     app.connect("doctree-resolved", link_claims)
+    app.connect("doctree-resolved", link_cards)
+    app.connect("html-page-context", add_script)
     app.connect("build-finished", check_anchors)
     app.connect("build-finished", export.write)
     # Before sphinx_external_toc writes a front page where there is none.

@@ -7,19 +7,26 @@ Preview: title, description and picture for whoever shares a link.
 
 from __future__ import annotations
 
+import copy
 import html
-import shutil
+import os
 from pathlib import Path
 
 import jupytext
 import nbformat
+from docutils.nodes import make_id
 from sphinx.application import Sphinx
 from sphinx.errors import ConfigError
 
-from cotbook.sphinx import preview
+from cotbook.keep import bibliography
+from cotbook.sphinx import plain, preview, statements
 from cotbook.sphinx.executed import notebook_path
 from cotbook.sphinx.repository import Repository, repository
 
+LOCAL = """\
+# The library, from a clone of its repository: put the clone's folder in place of the dot.
+# %pip install --quiet "cotflow[notebook] @ file:."
+"""
 INSTALL = """\
 # The library at the commit this page was built from; a minute or two.
 %pip install --quiet "{}"
@@ -58,6 +65,45 @@ def bare(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     return nbformat.v4.new_notebook(cells=cells, metadata=kernel)
 
 
+def readable(
+    notebook: nbformat.NotebookNode, names: plain.Names, home: Repository | None
+) -> nbformat.NotebookNode:
+    """The executed notebook with texts that every notebook shows, and how to get the library."""
+    found = copy.deepcopy(notebook)
+    for cell in found.cells:
+        if cell.cell_type == "markdown":
+            cell.source = plain.markdown(cell.source, names)
+    first = INSTALL.format(home.requirement) if home else LOCAL
+    found.cells.insert(0, nbformat.v4.new_code_cell(first, id="install"))
+    return found
+
+
+def names(app: Sphinx, pagename: str) -> plain.Names:
+    """What references are called on the pages."""
+    env = app.env
+    labels = {
+        box.label: f"{box.kind.title()} {box.number(env)}".strip()
+        for found in statements.statements(env).values()
+        for box in found
+    }
+    for label, (docname, number) in env.get_domain("math").equations.items():
+        shown = env.toc_fignumbers.get(docname, {}).get("displaymath", {})
+        parts = shown.get(make_id(f"equation-{label}"), (number,))
+        labels[label] = f"({'.'.join(map(str, parts))})"
+    for label, (docname, anchor) in env.get_domain("std").anonlabels.items():
+        if parts := env.toc_fignumbers.get(docname, {}).get("figure", {}).get(anchor):
+            labels[label] = f"Fig. {'.'.join(map(str, parts))}"
+    home: Repository | None = app.cotflow_repository
+
+    def page(path: str) -> tuple[str, str]:
+        name = os.path.normpath(f"{pagename.rpartition('/')[0]}/{path}").removesuffix(".md")
+        title = env.titles[name].astext() if name in env.titles else name
+        site = home.site if home else None
+        return title, f"{site}/{app.builder.get_target_uri(name)}" if site else ""
+
+    return plain.Names(labels, bibliography.short_names(Path(app.srcdir)), page)
+
+
 def script(notebook: nbformat.NotebookNode) -> str:
     """The cells as a Python file that runs from top to bottom, text as comments."""
     bare = nbformat.v4.new_notebook(cells=[], metadata={"kernelspec": notebook.metadata.kernelspec})
@@ -90,8 +136,9 @@ def downloads(app: Sphinx, pagename: str, context: dict, notebook) -> list[dict]
     if notebook is not None:
         path = sources / pagename
         path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(notebook_path(app.env, pagename), path.with_suffix(".ipynb"))
-        path.with_suffix(".py").write_text(script(notebook), encoding="utf-8")
+        shown = readable(notebook, names(app, pagename), app.cotflow_repository)
+        nbformat.write(shown, path.with_suffix(".ipynb"))
+        path.with_suffix(".py").write_text(script(shown), encoding="utf-8")
         offered += [
             button(f"{here}.ipynb", ".ipynb", "Executed notebook", "fas fa-book-open"),
             button(f"{here}.py", ".py", "Script", "fas fa-code"),

@@ -24,6 +24,7 @@ from cotbook.sphinx import tables
 from cotbook.sphinx.executed import toc_order
 
 # "Name of the result, [M] Prop. 3": the mark begins at a comma before a bracket.
+OWN = re.compile(r"\[(?P<whose>[BMCR])\] (?P<name>.*?)(?:, in (?P<other>[a-z-]+))?")
 TITLE = re.compile(r"(?P<name>.*?),\s+(?P<source>\[[BMCR]\].*)", re.DOTALL)
 
 
@@ -45,6 +46,29 @@ class Statement:
     @property
     def plain(self) -> str:
         return "".join(node.astext() for node in self.name)
+
+
+def of_claim(env: BuildEnvironment, docname: str, provenance: str) -> Statement | None:
+    """The box that a claim's source names: "[M] Prop. 3" one with that mark, "[C] energy estimate"
+    one whose name has these words, on the claim's page or on the one that follows ", in "."""
+    for mark in provenance.split("; "):
+        found = OWN.fullmatch(mark)
+        if found is None:
+            continue
+        if other := found["other"]:
+            page = f"{docname.rpartition('/')[0]}/{other}".removeprefix("/")
+            if page in statements(env):
+                docname = page
+        name = _words(found["name"].split(",")[0])
+        for box in statements(env).get(docname, ()):
+            own = found["whose"] == "C"
+            if _words(box.plain).find(name) >= 0 if own else _words(box.source) == _words(mark):
+                return box
+    return None
+
+
+def _words(text: str) -> str:
+    return re.sub(r"[$\\{}]", "", text).lower()
 
 
 class Index(nodes.General, nodes.Element):

@@ -80,30 +80,6 @@ def verdict(entry: Entry) -> nodes.inline:
     return nodes.inline("", render.mark(entry.verdict), classes=classes)
 
 
-def claim_row(entry: Entry, uri: str) -> list[Content]:
-    source = nodes.inline("", render.unset(entry.provenance), classes=["cotflow-source"])
-    said = [*statement(entry.statement), nodes.Text(" "), source]
-    mark = link(verdict(entry), uri)
-    if not isinstance(entry, Claim):
-        return [mark, said, "–", "–", "–", "–"]
-    tolerance = inline([render.number(entry.tolerance)])
-    kind = inline(render.strength(entry))
-    return [mark, said, inline(render.predicted(entry)), measured(entry), tolerance, kind]
-
-
-def ledger(chapters: Iterable[ChapterRecord], uri: Callable[[str], str]) -> list[nodes.Node]:
-    """One table of claims for each chapter; every verdict leads to the cell that found it."""
-    head = ("verdict", "claim and its source", "predicted", "measured", "tolerance", "kind")
-    tables: list[nodes.Node] = []
-    for chapter in chapters:
-        page = uri(chapter.docname)
-        rows = [claim_row(entry, f"{page}#{entry.anchor}") for entry in chapter.claims]
-        if rows:
-            tables.append(nodes.rubric("", "", link(chapter.title, page)))
-            tables.append(table(rows, head, ["cotflow-ledger"]))
-    return tables
-
-
 def kinds(chapters: Iterable[ChapterRecord]) -> list[nodes.Node]:
     """What the kinds of claims are, and how many there are of each."""
     found = Counter(
@@ -117,8 +93,8 @@ def count(amount: int, one: str, many: str) -> str:
     return f"{amount} {one if amount == 1 else many}"
 
 
-def summary(chapters: Sequence[ChapterRecord]) -> list[nodes.Node]:
-    """The ledger in one sentence of counts."""
+def summary(chapters: Sequence[ChapterRecord], ledger: str = "") -> list[nodes.Node]:
+    """The ledger in one sentence of counts; what was not tested leads to its rows there."""
     found = counts(entry for chapter in chapters for entry in chapter.claims)
     untested = found.pop("not tested here", 0)
     verdicts = ", ".join(count(amount, word, PLURALS[word]) for word, amount in found.items())
@@ -126,9 +102,14 @@ def summary(chapters: Sequence[ChapterRecord]) -> list[nodes.Node]:
         f"{count(sum(found.values()), 'claim', 'claims')} measured in "
         f"{count(len(chapters), 'chapter', 'chapters')}{': ' * bool(found)}{verdicts}"
     )
+    shown = nodes.paragraph("", sentence, classes=["cotflow-summary"])
     if untested:
-        sentence += f"; {count(untested, 'statement', 'statements')} named as not tested here"
-    return [nodes.paragraph("", f"{sentence}.", classes=["cotflow-summary"])]
+        said = f"{count(untested, 'statement', 'statements')} named as not tested here"
+        shown += nodes.Text("; ")
+        rows = f"{ledger}?verdict=not+tested+here"
+        shown += link(said, rows) if ledger else nodes.Text(said)
+    shown += nodes.Text(".")
+    return [shown]
 
 
 def execution_record(
