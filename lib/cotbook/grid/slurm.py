@@ -113,7 +113,9 @@ def _queue(run: str, *options: str) -> str | None:
 def _said(*command: str) -> str | None:
     """What a command of Slurm prints; None if it fails, is not there or takes too long."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+        done = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=30
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout if done.returncode == 0 else None
