@@ -515,3 +515,27 @@ def test_a_card_leads_to_its_row_and_a_point_opens_it(html, browser, measured):
     page.wait_for_function("(id) => document.querySelector(`#${id} details`).open",
                            arg=f"row-{claim.chapter}-{claim.name}")  # fmt: skip
     page.close()
+
+
+def test_the_front_page_maps_every_chapter(html, survey):
+    page = BeautifulSoup((html / "book/index.html").read_text(), "html.parser")
+    rows = page.select("table.cotflow-map tbody tr")
+    mapped = {row.a["href"] for row in rows}
+    assert {f"book/{name}" for name in mapped} == {
+        path for path, seen in survey.items() if seen.cards
+    }
+    assert all(row.find_all("td")[3].get_text().strip().endswith(" min") for row in rows)
+
+
+def test_statements_rest_on_statements(html):
+    page = BeautifulSoup((html / "book/statement-graph.html").read_text(), "html.parser")
+    nodes = {node["data-label"] for node in page.select(".cotflow-graph a")}
+    curves = [
+        (curve["data-from"], curve["data-to"]) for curve in page.select(".cotflow-graph path")
+    ]
+    assert len(nodes) == len(page.select("table.cotflow-statements tbody tr")) > 0
+    assert curves and all(name in nodes for pair in curves for name in pair)
+    # From a proof that everybody can look up.
+    assert ("thm-explicit", "prop-features") in curves
+    box = BeautifulSoup((html / "book/local-pl.html").read_text(), "html.parser")
+    assert "Rests on" in box.select_one("#thm-explicit .cotflow-neighbours").get_text()

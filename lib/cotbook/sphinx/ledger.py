@@ -7,7 +7,7 @@ Directives
 ----------
 ``{ledger}`` : all claims in one picture and one table, which a reader filters and sorts; with
     ``:summary:`` one sentence of counts, with ``:kinds:`` what the kinds of claims are, and how
-    many there are of each.
+    many there are of each, with ``:only:`` the claims named there, as chapter/name, in one table.
 ``{execution-record}`` : when, where and with which versions each chapter ran.
 ``{published-sizes}`` : the committed runs at the published sizes beside this build's, claim by
     claim; with ``:summary:`` one sentence of counts.
@@ -50,13 +50,15 @@ class Pending(nodes.General, nodes.Element):
 
 
 class Ledger(SphinxDirective):
-    option_spec: ClassVar = {"summary": directives.flag, "kinds": directives.flag}
+    option_spec: ClassVar = {
+        "summary": directives.flag, "kinds": directives.flag, "only": directives.unchanged,
+    }  # fmt: skip
     kind = "ledger"
 
     def run(self) -> list[nodes.Node]:
         kind = next(iter(self.options), self.kind)
         waiting(self.env).add(self.env.docname)
-        return [Pending(kind=kind)]
+        return [Pending(kind=kind, only=self.options.get("only", "").split())]
 
 
 class PublishedSizes(Ledger):
@@ -144,6 +146,8 @@ def fill(app: Sphinx, doctree: nodes.document, docname: str) -> None:
             shown = tables.summary(chapters, uri(home) if home else "")
         elif pending["kind"] == "kinds":
             shown = tables.kinds(chapters)
+        elif pending["kind"] == "only":
+            shown = tables.chosen(_chosen(chapters, pending["only"], docname), uri)
         elif pending["kind"] == "ledger":
             shown = [nodes.raw(text=overview.html(rows(app, chapters, uri)), format="html")]
         elif pending["kind"] == "execution-record":
@@ -154,6 +158,21 @@ def fill(app: Sphinx, doctree: nodes.document, docname: str) -> None:
             make = sizes.summary if pending["kind"] == "published-summary" else sizes.tables_of
             shown = make(known, uri)
         pending.replace_self(shown)
+
+
+def _chosen(
+    chapters: list[ChapterRecord], names: list[str], docname: str
+) -> list[tuple[str, Entry]]:
+    """Claims by their names, each with its page; one that nobody recorded is a warning."""
+    known = {
+        f"{entry.chapter}/{entry.name}": (chapter.docname, entry)
+        for chapter in chapters
+        for entry in chapter.claims
+    }
+    for name in names:
+        if name not in known:
+            logger.warning("no claim %r was recorded", name, location=docname)
+    return [known[name] for name in names if name in known]
 
 
 def rows(

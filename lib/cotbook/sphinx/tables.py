@@ -80,6 +80,19 @@ def verdict(entry: Entry) -> nodes.inline:
     return nodes.inline("", render.mark(entry.verdict), classes=classes)
 
 
+def chosen(claims: Iterable[tuple[str, Entry]], uri: Callable[[str], str]) -> list[nodes.Node]:
+    """A few claims, each with what was predicted and what was measured."""
+    rows: list[list[Content]] = []
+    for page, entry in claims:
+        source = nodes.inline("", render.unset(entry.provenance), classes=["cotflow-source"])
+        said = [*statement(entry.statement), nodes.Text(" "), source]
+        numbers: list[Content] = ["–", "–"]
+        if isinstance(entry, Claim):
+            numbers = [inline(render.predicted(entry)), measured(entry)]
+        rows.append([link(verdict(entry), f"{uri(page)}#{entry.anchor}"), said, *numbers])
+    return [table(rows, ("verdict", "claim", "predicted", "measured"), ["cotflow-ledger"])]
+
+
 def kinds(chapters: Iterable[ChapterRecord]) -> list[nodes.Node]:
     """What the kinds of claims are, and how many there are of each."""
     found = Counter(
