@@ -136,8 +136,7 @@ class Claim(Entry):
             )
         if self.kind not in KINDS:
             raise ValueError(
-                f"claim {self.name!r}: expected a kind among {tuple(KINDS)}, "
-                f"received {self.kind!r}"
+                f"claim {self.name!r}: expected a kind among {tuple(KINDS)}, received {self.kind!r}"
             )
         if self.kind == "bound" and self.relation == "equals":
             raise ValueError(
