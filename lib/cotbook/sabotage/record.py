@@ -132,8 +132,12 @@ def state(edit: Edit, source: Source, root: Path, profile: str) -> str:
 
 def current(tried: Tried, error: Error, book: Mapping[str, Source], root: Path) -> bool:
     """Whether the library, the chapter and the edit are still those of a result."""
-    source = book.get(tried.chapter)
-    return source is not None and tried.state == state(error.edit, source, root, tried.profile)
+    if tried.chapter not in book:
+        return False
+    try:
+        return tried.state == state(error.edit, book[tried.chapter], root, tried.profile)
+    except BadInput:  # the profile is no more
+        return False
 
 
 @functools.cache

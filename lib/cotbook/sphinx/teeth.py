@@ -95,7 +95,7 @@ def counts(campaign: Campaign) -> list[nodes.Node]:
     """How many errors there are of which sort."""
     errors, found = campaign.errors, campaign.found
     equivalent = sum(bool(each.equivalent) for each in errors)
-    nowhere = sum(not found[each.name].executed for each in errors)
+    nowhere = sum(not (found[each.name].executed or each.equivalent) for each in errors)
     caught = sum(found[each.name].caught and not each.equivalent for each in errors)
     missed = len(toothless(errors, found))
     sentence = (
@@ -116,7 +116,7 @@ def missed(campaign: Campaign) -> list[nodes.Node]:
     errors, found = campaign.errors, campaign.found
     survivors = toothless(errors, found)
     same = [each for each in errors if each.equivalent]
-    nowhere = [each for each in errors if not found[each.name].executed]
+    nowhere = [each for each in errors if not (found[each.name].executed or each.equivalent)]
     shown: list[nodes.Node] = []
     for title, chosen, second, cell in (
         ("Caught by no claim", survivors, "what became of it", _outcome),
@@ -140,7 +140,11 @@ def by_error(campaign: Campaign) -> list[nodes.Node]:
         errors = list(group)
         caught = sum(campaign.found[each.name].caught for each in errors)
         rows = [
-            (_said(each, anchor=True), _edit(each), _claims(campaign, campaign.found[each.name]))
+            (
+                [nodes.inline("", "", *_said(each), ids=[_anchor(each)])],
+                _edit(each),
+                _claims(campaign, campaign.found[each.name]),
+            )
             for each in errors
         ]
         title = f"{PARTS[part]}: {count(len(errors), 'error', 'errors')}, {caught} caught"
@@ -206,12 +210,15 @@ def _caught(campaign: Campaign) -> dict[str, list[Error]]:
     return caught
 
 
-def _said(error: Error, anchor: bool = False) -> list[nodes.Node]:
-    """What is wrong then; of an error made by rule, its kind."""
-    ids = [f"error-{error.name.replace('_', '-').replace('.', '-')}"] if anchor else []
+def _anchor(error: Error) -> str:
+    return nodes.make_id(f"error-{error.name}")
+
+
+def _said(error: Error) -> list[nodes.Node]:
+    """What is wrong then; of an error made by rule, its kind and where."""
     if error.edit.line:
-        return [nodes.inline("", "", nodes.Text(f"{error.breaks} in "), *_place(error), ids=ids)]
-    return [nodes.inline("", error.breaks, ids=ids)]
+        return [nodes.Text(f"{error.breaks} in "), *_place(error)]
+    return [nodes.Text(error.breaks)]
 
 
 def _place(error: Error) -> list[nodes.Node]:
@@ -246,7 +253,7 @@ def _outcome(error: Error, noticed: Noticed) -> list[nodes.Node]:
 
 
 def _errors(errors: Iterable[Error]) -> list[nodes.Node]:
-    return _listed((_said(each) for each in errors), "; ")
+    return _listed((tables.link(_said(each), f"#{_anchor(each)}") for each in errors), "; ")
 
 
 def _listed(shown: Iterable[Content], between: str = ", ") -> list[nodes.Node]:
