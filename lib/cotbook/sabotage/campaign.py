@@ -51,6 +51,8 @@ def run(
         for error in errors:
             old = known.get(error.name, Noticed()).tried
             found[error.name].tried += [each for each in old if current(each, error, book, root)]
+    if not (every or any(not each.caught for each in found.values())):
+        return found
     executed = _reach(sources, root, folder, profile, echo)
     for source, (reach, _) in sorted(executed.items(), key=lambda pair: pair[1][1]):
         planted = [
