@@ -15,8 +15,11 @@ ROOT = Path(__file__).resolve().parents[2]
 BOOK = chapters(ROOT)
 KNOWN = record.read(ROOT / record.RECORD)
 ERRORS = {error.name: error for error in catalogue.read(ROOT, named=KNOWN)}
-# Caught in two quick chapters: gradient by hand, kernel, measure, formula of a page.
-SAMPLE: dict[str, list[str]] = {}
+# By the quickest chapters, what each caught with the short runs.
+SAMPLE = {
+    "no-clipping": ["gradient-adjoint-before", "gaps-of-second-order", "text-displacement-sum"],
+    "one-model": ["gradient-A-without-mean", "gradient-B-halved", "text-metric-without-depth"],
+}
 
 
 @pytest.fixture(autouse=True)
@@ -69,7 +72,8 @@ def test_equivalent_errors_made_no_claim_fail():
 
 
 def caught_in(name: str, chapter: str) -> Tried:
-    return next(each for each in KNOWN[name].tried if each.chapter == chapter and each.fails)
+    found = (each for each in KNOWN[name].tried if each.chapter == chapter and each.fails)
+    return next(each for each in found if each.profile == "smoke")
 
 
 @pytest.mark.slow
