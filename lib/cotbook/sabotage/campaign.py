@@ -138,7 +138,7 @@ def _tried(profile: str, state: str, end: outcome.Outcome, folder: Path) -> Trie
 
 
 def counted(errors: Sequence[Error], found: Record) -> list[Error]:
-    """Errors that change numbers, at a place that some chapter executes."""
+    """Errors that make something wrong, at a place that some chapter executes."""
     return [error for error in errors if found[error.name].executed and not error.equivalent]
 
 

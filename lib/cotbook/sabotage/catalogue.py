@@ -33,7 +33,7 @@ class Written(BaseModel):
 
 
 class File(BaseModel):
-    """The catalogue's file; ``equivalent`` are errors that change no number, each with why."""
+    """The catalogue's file; ``equivalent`` are errors with which all stays true, each with why."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
@@ -49,7 +49,7 @@ class Error:
     ----------
     breaks : what is wrong then, in words; of an error made by rule, its kind.
     concerns : labels of statements.
-    equivalent : why no number changes, if none does.
+    equivalent : why every statement stays true, if that is so.
     """
 
     name: str

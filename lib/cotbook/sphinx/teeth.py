@@ -100,7 +100,7 @@ def counts(campaign: Campaign) -> list[nodes.Node]:
     missed = len(toothless(errors, found))
     sentence = (
         f"{count(len(errors), 'error was', 'errors were')} planted: {caught} made a claim fail, "
-        f"{missed} did not, {equivalent} change no number, "
+        f"{missed} did not, {equivalent} leave every statement true, "
         f"{nowhere} stand where no chapter computes."
     )
     if campaign.old:
@@ -112,7 +112,7 @@ def counts(campaign: Campaign) -> list[nodes.Node]:
 
 
 def missed(campaign: Campaign) -> list[nodes.Node]:
-    """Errors that no claim caught, those that change no number, those that nothing executes."""
+    """Errors that no claim caught, those that leave all true, those that nothing executes."""
     errors, found = campaign.errors, campaign.found
     survivors = toothless(errors, found)
     same = [each for each in errors if each.equivalent]
@@ -120,7 +120,7 @@ def missed(campaign: Campaign) -> list[nodes.Node]:
     shown: list[nodes.Node] = []
     for title, chosen, second, cell in (
         ("Caught by no claim", survivors, "what became of it", _outcome),
-        ("Change no number", same, "why", lambda each, _: each.equivalent),
+        ("With which every statement stays true", same, "why", lambda each, _: each.equivalent),
         ("Where no chapter computes", nowhere, "place", lambda each, _: _place(each)),
     ):
         shown.append(nodes.rubric("", title))
