@@ -255,15 +255,14 @@ def sabotage(
     folder = runs.output_folder(output or Path("runs/sabotage"))
     known = matrix.read(record) if record else {}
 
-    def keep(found: matrix.Record) -> None:
+    def keep(found: matrix.Record, whole: bool = False) -> None:
         if record:
-            new = {name: row for name, row in found.items() if row.tried or name not in known}
-            matrix.write(record, known | new)
+            matrix.write(record, known | {n: row for n, row in found.items() if whole or row.tried})
 
     found = campaign.run(
         errors, asked, root, folder, profile, str(cores or "all"), every, _say, known, keep
     )
-    keep(found)
+    keep(found, whole=not chosen)
     for error in errors:
         _say(campaign.line(error, found[error.name]))
     _say(campaign.summary(errors, found))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cotbook import records
 from cotbook.claims import Entry
+from cotbook.errors import Unfinished
 from cotbook.grid import engine, outcome
 from cotbook.grid.file import Job, Sweep, digest, state_of
 from cotbook.parameters import validate
@@ -43,9 +44,13 @@ def run(
     every : also in chapters after the first one in which a claim failed.
     known : results of before; those of this state of edit, library and chapter stay.
     keep : receives what is known after each chapter.
+
+    Raises
+    ------
+    Unfinished : jobs left no result; what the others left is kept.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    found = {error.name: Noticed() for error in errors}
+    found, lost = {error.name: Noticed() for error in errors}, list[str]()
     if known:
         book = chapters(root)
         for error in errors:
@@ -74,8 +79,10 @@ def run(
                     of_now = state(error.edit, source, root, profile)
                     found[error.name].tried.append(_tried(profile, of_now, end, place))
                 else:
-                    echo(f"{source.name}, {error.name}: {end.failure}")
+                    lost.append(f"{source.name}, {error.name}: {end.failure}")
             keep(found)
+    if lost:
+        raise Unfinished("\n".join([*lost, "the same command tries them again"]))
     return found
 
 
