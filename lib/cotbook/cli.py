@@ -222,7 +222,7 @@ def sweep(
 @click.option("--every", is_flag=True, help="Also in chapters after the first that notices.")
 @click.option("-o", "output", type=click.Path(path_type=Path), help="Folder of the results.")
 @click.option("--cores", type=click.IntRange(min=1), help="Jobs at once; all cores by default.")
-@click.option("--record", type=click.Path(path_type=Path, dir_okay=False), help="Matrix file.")
+@click.option("--record", type=click.Path(path_type=Path, dir_okay=False), help="File to extend.")
 def sabotage(
     names: tuple[str, ...],
     generated: int,
@@ -238,25 +238,34 @@ def sabotage(
 
     ERRORS are names of book/sabotage/errors.yml, all of them by default, and none besides those
     made by rule if there are such. Each is executed in the chapters that use its place. The same
-    command goes on where an earlier one was stopped. The exit code is 0 if every error makes a
-    claim fail, 1 if one does not.
+    command goes on where an earlier one was stopped. What --record FILE holds of these errors and
+    of this code of the library and the chapter stays, the rest is tried anew. The exit code is 0
+    if every error makes a claim fail, 1 if one does not.
 
     Example: cotflow sabotage adjoint-without-layer --chapter gradient
     """
     from cotbook.run import runs, tree
     from cotbook.sabotage import campaign, catalogue
+    from cotbook.sabotage import record as matrix
 
     root = tree.book_root()
-    known = tree.chapters(root)
-    sources = [tree.chapter(root, name, known) for name in chosen or known]
+    sources = tree.chapters(root)
+    asked = [tree.chapter(root, name, sources) for name in chosen or sources]
     errors = catalogue.choose(catalogue.read(root, generated, seed), names)
     folder = runs.output_folder(output or Path("runs/sabotage"))
-    found = campaign.run(errors, sources, root, folder, profile, str(cores or "all"), every, _say)
+    known = matrix.read(record) if record else {}
+
+    def keep(found: matrix.Record, whole: bool = False) -> None:
+        if record:
+            matrix.write(record, known | {n: row for n, row in found.items() if whole or row.tried})
+
+    found = campaign.run(
+        errors, asked, root, folder, profile, str(cores or "all"), every, _say, known, keep
+    )
+    keep(found, whole=not chosen)
     for error in errors:
         _say(campaign.line(error, found[error.name]))
     _say(campaign.summary(errors, found))
-    if record:
-        campaign.write(record, errors, found, profile)
     sys.exit(1 if campaign.toothless(errors, found) else 0)
 
 

@@ -5,46 +5,22 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
 from cotbook import records
 from cotbook.claims import Entry
+from cotbook.errors import Unfinished
 from cotbook.grid import engine, outcome
 from cotbook.grid.file import Sweep, digest, planned, state_of
-from cotbook.provenance import execution_hash
 from cotbook.run.profiles import values_of
-from cotbook.run.tree import Source
+from cotbook.run.tree import Source, chapters
 from cotbook.sabotage.catalogue import CATALOGUE, Error
 from cotbook.sabotage.reach import Reach, reached, reaches
+from cotbook.sabotage.record import Noticed, Record, Tried, current, state
 
 Echo = Callable[[str], None]
 REACH = "reach.json"
-
-
-@dataclass
-class Noticed:
-    """What the chapters made of an error.
-
-    Attributes
-    ----------
-    fails, inconclusive : claims, each as "chapter/claim".
-    stopped : chapters that did not reach their end, each with a sentence.
-    silent : chapters that executed the place and in which every claim held.
-    """
-
-    fails: list[str] = field(default_factory=list)
-    inconclusive: list[str] = field(default_factory=list)
-    stopped: dict[str, str] = field(default_factory=dict)
-    silent: list[str] = field(default_factory=list)
-
-    @property
-    def caught(self) -> bool:
-        return bool(self.fails)
-
-    @property
-    def executed(self) -> bool:
-        return bool(self.fails or self.inconclusive or self.stopped or self.silent)
 
 
 def run(
@@ -56,28 +32,56 @@ def run(
     cores: str = "all",
     every: bool = False,
     echo: Echo = print,
-) -> dict[str, Noticed]:
+    known: Record | None = None,
+    keep: Callable[[Record], None] = lambda found: None,
+) -> Record:
     """Plant every error, in the chapters that execute its place, the quickest chapter first.
 
     Parameters
     ----------
     folder : keeps the results, a folder a chapter; the same call goes on where one was stopped.
     every : also in chapters after the first one in which a claim failed.
+    known : results of before; those of this state of edit, library and chapter stay.
+    keep : receives what is known after each chapter.
+
+    Raises
+    ------
+    Unfinished : jobs left no result; what the others left is kept.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    found = {error.name: Noticed() for error in errors}
-    known = _reach(sources, root, folder, profile, echo)
-    for source, (reach, _) in sorted(known.items(), key=lambda pair: pair[1][1]):
+    found, lost = {error.name: Noticed() for error in errors}, list[str]()
+    if known:
+        book = chapters(root)
+        for error in errors:
+            old = known.get(error.name, Noticed()).tried
+            found[error.name].tried += [each for each in old if current(each, error, book, root)]
+    if not (every or any(not each.caught for each in found.values())):
+        return found
+    executed = _reach(sources, root, folder, profile, echo)
+    for source, (reach, _) in sorted(executed.items(), key=lambda pair: pair[1][1]):
         planted = [
             error
             for error in errors
-            if (every or not found[error.name].caught) and reaches(reach, error.edit, source.name)
+            if (every or not found[error.name].caught)
+            and reaches(reach, error.edit, source.name)
+            and not any(
+                (each.chapter, each.profile) == (source.name, profile)
+                for each in found[error.name].tried
+            )
         ]
         if planted:
             sweep = _sweep(source, planted, root, profile)
             place = folder / source.name
             for end in engine.run(sweep, place, cores, echo=echo, tables=False):
-                _note(found[end.job.swept["error"]], source.name, end, place)
+                error = next(each for each in planted if each.name == end.job.swept["error"])
+                if end.finished or outcome.failed(place, end.job.id):
+                    of_now = state(error.edit, source, root, profile)
+                    found[error.name].tried.append(_tried(profile, of_now, end, place))
+                else:
+                    lost.append(f"{source.name}, {error.name}: {end.failure}")
+            keep(found)
+    if lost:
+        raise Unfinished("\n".join([*lost, "the same command tries them again"]))
     return found
 
 
@@ -120,26 +124,26 @@ def _sweep(source: Source, errors: Sequence[Error], root: Path, profile: str) ->
     )
 
 
-def _note(noticed: Noticed, chapter: str, end: outcome.Outcome, folder: Path) -> None:
+def _tried(profile: str, state: str, end: outcome.Outcome, folder: Path) -> Tried:
     claims: tuple[Entry, ...] = end.claims or ()
     if end.failure:
-        noticed.stopped[chapter] = end.failure
         try:  # what was measured before it stopped
             claims = records.of_run(folder / outcome.FAILED / end.job.id)
         except records.RecordError:
             claims = ()
-    for verdict, names in (("fails", noticed.fails), ("inconclusive", noticed.inconclusive)):
-        names += [f"{chapter}/{claim.name}" for claim in claims if claim.verdict == verdict]
-    if not (end.failure or any(claim.missed for claim in claims)):
-        noticed.silent.append(chapter)
+    named = {
+        verdict: tuple(claim.name for claim in claims if claim.verdict == verdict)
+        for verdict in ("fails", "inconclusive")
+    }
+    return Tried(end.job.chapter, profile, state, **named, stopped=end.failure or "")
 
 
-def counted(errors: Sequence[Error], found: dict[str, Noticed]) -> list[Error]:
-    """Errors that change numbers, at a place that some chapter executes."""
+def counted(errors: Sequence[Error], found: Record) -> list[Error]:
+    """Errors that make something wrong, at a place that some chapter executes."""
     return [error for error in errors if found[error.name].executed and not error.equivalent]
 
 
-def toothless(errors: Sequence[Error], found: dict[str, Noticed]) -> list[Error]:
+def toothless(errors: Sequence[Error], found: Record) -> list[Error]:
     """Those that count and fail no claim."""
     return [error for error in counted(errors, found) if not found[error.name].caught]
 
@@ -159,24 +163,8 @@ def line(error: Error, noticed: Noticed) -> str:
     return f"{error.name}: {said}" + (f" (equivalent: {error.equivalent})" * bool(error.equivalent))
 
 
-def summary(errors: Sequence[Error], found: dict[str, Noticed]) -> str:
+def summary(errors: Sequence[Error], found: Record) -> str:
     """How many errors made a claim fail, of how many that some chapter executes."""
     count = len(counted(errors, found))
     caught = count - len(toothless(errors, found))
     return f"errors: {len(errors)}, executed by a chapter: {count}, caught: {caught}"
-
-
-def write(path: Path, errors: Sequence[Error], found: dict[str, Noticed], profile: str) -> None:
-    """The record: every error with what it is and who noticed it."""
-    rows = {
-        error.name: {
-            **{key: value for key, value in asdict(error.edit).items() if value is not None},
-            "breaks": error.breaks,
-            **({"concerns": list(error.concerns)} if error.concerns else {}),
-            **({"equivalent": error.equivalent} if error.equivalent else {}),
-            **{key: value for key, value in asdict(found[error.name]).items() if value},
-        }
-        for error in errors
-    }
-    content = {"library": execution_hash(), "profile": profile, "errors": rows}
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

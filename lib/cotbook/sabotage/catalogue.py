@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -33,7 +33,7 @@ class Written(BaseModel):
 
 
 class File(BaseModel):
-    """The catalogue's file; ``equivalent`` are errors that change no number, each with why."""
+    """The catalogue's file; ``equivalent`` are errors with which all stays true, each with why."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
@@ -49,7 +49,7 @@ class Error:
     ----------
     breaks : what is wrong then, in words; of an error made by rule, its kind.
     concerns : labels of statements.
-    equivalent : why no number changes, if none does.
+    equivalent : why every statement stays true, if that is so.
     """
 
     name: str
@@ -59,8 +59,12 @@ class Error:
     equivalent: str = ""
 
 
-def read(root: Path, generated: int = 0, seed: int = 0) -> list[Error]:
+def read(root: Path, generated: int = 0, seed: int = 0, named: Iterable[str] = ()) -> list[Error]:
     """The errors written by hand, each checked against its source, and so many made by rule.
+
+    Parameters
+    ----------
+    named : names of errors made by rule that are wanted too, as far as there are such.
 
     Raises
     ------
@@ -85,7 +89,7 @@ def read(root: Path, generated: int = 0, seed: int = 0) -> list[Error]:
         )
     made = mutants()
     chosen = random.Random(seed).sample(sorted(made), min(generated, len(made)))
-    for name in sorted(chosen):
+    for name in sorted({*chosen, *set(named).intersection(made)}):
         kind = name.rpartition("-")[2]
         found.append(Error(name, made[name], kind, (), file.equivalent.get(name, "")))
     return found

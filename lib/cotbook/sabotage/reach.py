@@ -19,16 +19,30 @@ from cotbook.run.tree import Source
 MIME = "application/vnd.cotflow.reached+json"
 # What is executed where Python cannot look: the sources of a compiled step, and who calls it.
 COMPILED = {".c": "lib/cotflow/adjoint/compiled.py", ".h": "lib/cotflow/adjoint/compiled.py"}
+# Every call is looked at where Python can only trace (3.11); later it tells each function once.
 BEGIN = """\
 import sys
 _reached = set()
-def _look(frame, event, argument):
-    if event == "call":
-        _reached.add((frame.f_code.co_filename, frame.f_code.co_firstlineno))
-sys.setprofile(_look)
+def _look(code, *_):
+    _reached.add((code.co_filename, code.co_firstlineno))
+    return sys.monitoring.DISABLE
+if hasattr(sys, "monitoring"):
+    sys.monitoring.use_tool_id(sys.monitoring.PROFILER_ID, "cotflow")
+    sys.monitoring.register_callback(
+        sys.monitoring.PROFILER_ID, sys.monitoring.events.PY_START, _look
+    )
+    sys.monitoring.set_events(sys.monitoring.PROFILER_ID, sys.monitoring.events.PY_START)
+else:
+    def _trace(frame, *_):
+        _reached.add(frame.f_code)
+    sys.settrace(_trace)
 """
 END = f"""\
-sys.setprofile(None)
+if hasattr(sys, "monitoring"):
+    sys.monitoring.free_tool_id(sys.monitoring.PROFILER_ID)
+else:
+    sys.settrace(None)
+    _reached = {{(code.co_filename, code.co_firstlineno) for code in _reached}}
 from IPython.display import display
 display({{"text/plain": "reached", "{MIME}": sorted(_reached)}}, raw=True)
 """

@@ -11,6 +11,8 @@ Directives
 ``{execution-record}`` : when, where and with which versions each chapter ran.
 ``{published-sizes}`` : the committed runs at the published sizes beside this build's, claim by
     claim; with ``:summary:`` one sentence of counts.
+``{teeth}`` : what planted errors did to the claims; one of the options ``:summary:``, ``:counts:``,
+    ``:missed:``, ``:errors:``, ``:claims:`` and ``:idle:`` says what of it.
 
 Role
 ----
@@ -37,10 +39,21 @@ from sphinx.util.docutils import ReferenceRole, SphinxDirective
 
 from cotbook import render
 from cotbook.claims import Entry
+from cotbook.errors import BadInput
 from cotbook.keep import bibliography, published
 from cotbook.provenance import execution_hash, pages_hash, surroundings
 from cotbook.records import ChapterRecord
-from cotbook.sphinx import cards, executed, execution, export, overview, sizes, statements, tables
+from cotbook.sphinx import (
+    cards,
+    executed,
+    execution,
+    export,
+    overview,
+    sizes,
+    statements,
+    tables,
+    teeth,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +99,20 @@ class ClaimRole(ReferenceRole):
 class ExecutionRecord(Ledger):
     option_spec: ClassVar = {}
     kind = "execution-record"
+
+
+class Teeth(SphinxDirective):
+    option_spec: ClassVar = dict.fromkeys(teeth.SHOWN, directives.flag)
+
+    def run(self) -> list[nodes.Node]:
+        if len(self.options) != 1:
+            raise self.error(f"expected one option among {', '.join(teeth.SHOWN)}")
+        waiting(self.env).add(self.env.docname)
+        return [PendingTeeth(kind=next(iter(self.options)))]
+
+
+class PendingTeeth(nodes.General, nodes.Element):
+    """Holds the place of what is on record of planted errors, likewise."""
 
 
 def waiting(env: BuildEnvironment) -> set[str]:
@@ -236,6 +263,22 @@ def add_script(app: Sphinx, pagename: str, template: str, context: dict, doctree
         app.add_js_file("ledger.js", loading_method="defer")
 
 
+def fill_teeth(app: Sphinx, doctree: nodes.document, docname: str) -> None:
+    pending = list(doctree.findall(PendingTeeth))
+    if not pending:
+        return
+    uri = partial(app.builder.get_relative_uri, docname)
+    try:
+        campaign = teeth.read(Path(app.srcdir), executed.read(app.env), uri)
+    except BadInput as error:
+        raise SphinxError(str(error)) from None
+    for each in pending:
+        if campaign:
+            each.replace_self(teeth.SHOWN[each["kind"]](campaign))
+        else:
+            each.replace_self(nodes.paragraph("", teeth.NOTHING))
+
+
 def link_claims(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     pending = list(doctree.findall(PendingClaim))
     if not pending:
@@ -275,6 +318,8 @@ def setup(app: Sphinx) -> dict:
     app.add_directive("ledger", Ledger)
     app.add_directive("execution-record", ExecutionRecord)
     app.add_directive("published-sizes", PublishedSizes)
+    app.add_node(PendingTeeth)
+    app.add_directive("teeth", Teeth)
     app.add_node(PendingClaim)
     app.add_role("claim", ClaimRole())
     app.connect("config-inited", key_cache)
@@ -286,6 +331,7 @@ def setup(app: Sphinx) -> dict:
     app.connect("doctree-read", execution.note_sources)
     app.connect("env-updated", refresh)
     app.connect("doctree-resolved", fill)
+    app.connect("doctree-resolved", fill_teeth)
     app.connect("doctree-resolved", link_claims)
     app.connect("doctree-resolved", link_cards)
     app.connect("html-page-context", add_script)
