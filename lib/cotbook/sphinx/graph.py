@@ -28,7 +28,7 @@ from cotbook.sphinx.statements import Statement
 BOXES = tuple(NODE_TYPES.values())
 SETTINGS = ("definition", "assumption", "axiom", "notation")
 PROOFS = ("proof", "sketch")
-LEFT, COLUMN, ROW, TOP, HALF = 130, 62, 58, 34, 25
+LEFT, COLUMN, ROW, TOP, HALF = 110, 54, 58, 34, 23
 SHORT = {
     "theorem": "Thm", "proposition": "Prop", "lemma": "Lem", "corollary": "Cor",
     "definition": "Def", "assumption": "Asm", "example": "Ex", "remark": "Rem",
