@@ -14,9 +14,10 @@ Directives
 ``{teeth}`` : what planted errors did to the claims; one of the options ``:summary:``, ``:counts:``,
     ``:missed:``, ``:errors:``, ``:claims:`` and ``:idle:`` says what of it.
 
-Role
-----
+Roles
+-----
 ``{claim}`words <chapter/name>` `` : a link to a claim's card; a claim nobody recorded is a warning.
+``{measured}`chapter/name` `` : what this build has measured of it, as a link to its card.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from sphinx.util import logging
 from sphinx.util.docutils import ReferenceRole, SphinxDirective
 
 from cotbook import render
-from cotbook.claims import Entry
+from cotbook.claims import Claim, Entry
 from cotbook.errors import BadInput
 from cotbook.keep import bibliography, published
 from cotbook.provenance import execution_hash, pages_hash, surroundings
@@ -113,6 +114,14 @@ class Teeth(SphinxDirective):
 
 class PendingTeeth(nodes.General, nodes.Element):
     """Holds the place of what is on record of planted errors, likewise."""
+
+
+class MeasuredRole(ReferenceRole):
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        waiting(self.env).add(self.env.docname)
+        node = PendingClaim(self.rawtext, "", target=self.target, measured=True)
+        self.set_source_info(node)
+        return [node], []
 
 
 def waiting(env: BuildEnvironment) -> set[str]:
@@ -291,11 +300,15 @@ def link_claims(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     for node in pending:
         if node["target"] not in known:
             logger.warning("no claim %r was recorded", node["target"], location=node)
-            node.replace_self(nodes.Text(node.astext()))
+            node.replace_self(nodes.Text(node.astext() or node["target"]))
             continue
         page, entry = known[node["target"]]
         uri = f"{app.builder.get_relative_uri(docname, page)}#{entry.anchor}"
-        node.replace_self(tables.link(node.astext(), uri))
+        shown: tables.Content = node.astext()
+        if node.get("measured"):
+            number = [render.number(entry.measured)] if isinstance(entry, Claim) else ["not tested"]
+            shown = tables.inline(number)
+        node.replace_self(tables.link(shown, uri))
 
 
 def check_anchors(app: Sphinx, exception: Exception | None) -> None:
@@ -322,6 +335,7 @@ def setup(app: Sphinx) -> dict:
     app.add_directive("teeth", Teeth)
     app.add_node(PendingClaim)
     app.add_role("claim", ClaimRole())
+    app.add_role("measured", MeasuredRole())
     app.connect("config-inited", key_cache)
     app.connect("builder-inited", refuse_speaking)
     app.connect("builder-inited", export.begin)

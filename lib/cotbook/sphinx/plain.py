@@ -82,10 +82,16 @@ def _directive(found: re.Match[str], body: list[str], names: Names) -> Iterator[
             yield from _table(body, names)
         case name if name.startswith("prf:"):
             said = names.labels.get(options.get("label", ""), name[4:].title())
-            inner = [f"**{said}** ({title})." if title else f"**{said}.**", *_blocks(body, names)]
-            yield from (f"> {line}".rstrip() for line in inner)
+            first = f"**{said}** ({title})." if title else f"**{said}.**"
+            yield from _quoted([first, *_blocks(body, names)])
+        case "admonition":
+            yield from _quoted([f"**{title}.**", "", *_blocks(body, names)])
         case _:
             yield from _blocks(body, names)
+
+
+def _quoted(lines: list[str]) -> Iterator[str]:
+    return (f"> {line}".rstrip() for line in lines)
 
 
 def _table(body: list[str], names: Names) -> Iterator[str]:

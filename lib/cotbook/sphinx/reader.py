@@ -18,9 +18,12 @@ from docutils.nodes import make_id
 from sphinx.application import Sphinx
 from sphinx.errors import ConfigError
 
+from cotbook import render
+from cotbook.claims import Claim
 from cotbook.keep import bibliography
 from cotbook.sphinx import plain, preview, statements
 from cotbook.sphinx.executed import notebook_path
+from cotbook.sphinx.executed import read as records_of
 from cotbook.sphinx.repository import Repository, repository
 
 LOCAL = """\
@@ -93,6 +96,11 @@ def names(app: Sphinx, pagename: str) -> plain.Names:
     for label, (docname, anchor) in env.get_domain("std").anonlabels.items():
         if parts := env.toc_fignumbers.get(docname, {}).get("figure", {}).get(anchor):
             labels[label] = f"Fig. {'.'.join(map(str, parts))}"
+    for chapter in records_of(env):
+        for entry in chapter.claims:
+            if isinstance(entry, Claim):
+                number = render.plain([render.number(entry.measured)])
+                labels[f"{entry.chapter}/{entry.name}"] = number
     home: Repository | None = app.cotflow_repository
 
     def page(path: str) -> tuple[str, str]:
