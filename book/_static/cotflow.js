@@ -42,7 +42,20 @@ document.addEventListener("DOMContentLoaded", () => {
     note.style.top = `${top + window.scrollY}px`;
   };
 
+  // The first touch shows the definition, the second follows the link.
+  let touched = null;
+  document.addEventListener("pointerdown", (event) => {
+    const term = event.target.closest?.(".cotflow-term");
+    touched = term && event.pointerType !== "mouse" && owner !== term ? term : null;
+    if (!term && !event.target.closest?.(".cotflow-definition")) hide();
+  }, true);
+
   for (const term of document.querySelectorAll(".cotflow-term")) {
+    term.addEventListener("click", (event) => {
+      if (touched !== term) return;
+      event.preventDefault();
+      show(term);
+    });
     term.addEventListener("mouseenter", () => show(term));
     term.addEventListener("mouseleave", leave);
     term.addEventListener("focus", () => show(term));

@@ -1,4 +1,5 @@
-"""Sphinx extension: a formula and the punctuation behind it stay on one line."""
+"""Sphinx extension: a formula and the punctuation behind it stay on one line, and a page without
+formulas loads no MathJax."""
 
 from __future__ import annotations
 
@@ -26,6 +27,19 @@ def join(app: Sphinx, doctree: nodes.document, docname: str) -> None:
             parent.insert(place + 1, nodes.Text(rest))
 
 
+def unload(app: Sphinx, pagename: str, template: str, context: dict, doctree: object) -> None:
+    """Three megabytes less for a page that has nothing to set."""
+    if app.builder.name == "html" and 'class="math' not in context.get("body", ""):
+        scripts = context.get("script_files", [])
+        context["script_files"] = [
+            script
+            for script in scripts
+            if "mathjax" not in str(getattr(script, "filename", "") or script).lower()
+            and "MathJax" not in str(getattr(script, "attributes", {}).get("body", ""))
+        ]
+
+
 def setup(app: Sphinx) -> dict:
     app.connect("doctree-resolved", join)
+    app.connect("html-page-context", unload, priority=900)
     return {"version": "0.1", "parallel_read_safe": True, "parallel_write_safe": True}
