@@ -42,6 +42,7 @@ if depth == 8 and rate == 2 and not Path({mended!r}).exists():
     raise RuntimeError("too much of a rate")
 measured = depth * rate
 record = dict(name="small", statement="$L r$ is small.", provenance="[C] tiny", kind="bound",
+              loose="", companion="",
               relation="at most", predicted=4.0,
               measured=measured, low=measured - 0.5, high=measured + 0.5, interval="range",
               tolerance=1.0, verdict="holds" if measured < 4.5 else "fails",

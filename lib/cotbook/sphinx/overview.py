@@ -249,7 +249,8 @@ def _placed(rows: Iterable[Row]) -> list[tuple[Row, float, float]]:
 
 def _point(row: Row, x: float, y: float) -> str:
     entry = row.entry
-    assert isinstance(entry, Claim)
+    if not isinstance(entry, Claim):
+        return ""
     said = f"{entry.chapter}/{entry.name}: {entry.verdict}, {render.plain(render.strength(entry))}"
     return (
         f'<a href="#{escape(row.id)}" class="cotflow-kind-{entry.kind}" tabindex="-1" '
