@@ -318,6 +318,7 @@ def test_internal_links_and_anchors_are_alive(survey, html, site):
             if not link.startswith(site):
                 continue
             target, anchor = urldefrag(link.removeprefix(site))
+            target = target.partition("?")[0]
             missing_page = not (html / unquote(target)).is_file()
             ids = survey[target].ids if target in survey else ()
             if missing_page or (anchor and unquote(anchor) not in ids):

@@ -312,7 +312,8 @@ def _picture(
         )
     )
     return (
-        '<figure class="cotflow-graph"><div>'
+        '<figure class="cotflow-graph"><div tabindex="0" role="group" '
+        'aria-label="picture, scrolls sideways">'
         f'<svg viewBox="0 0 {width} {height}" style="min-width:{width}px" role="group" '
         'aria-label="Statements and the references inside their proofs; the table below has the '
         f'same">{"".join(drawn)}</svg></div>'

@@ -180,7 +180,8 @@ def _picture(rows: Sequence[Row]) -> str:
         )
         drawn += [_point(row, x, y + dy) for row, x, dy in _placed(found)]
     return (
-        '<figure class="cotflow-glance"><div>'
+        '<figure class="cotflow-glance"><div tabindex="0" role="group" '
+        'aria-label="picture, scrolls sideways">'
         f'<svg viewBox="0 0 {LEFT + WIDTH + 30} {height}" role="group" '
         'aria-label="All claims: the share of what is allowed that each used">'
         f"{''.join(drawn)}</svg></div>"
