@@ -33,7 +33,7 @@ from cotbook.errors import BadInput, cannot_write
 from cotbook.grid import ask, outcome, slurm, table
 from cotbook.grid.file import Job, Sweep
 from cotbook.grid.outcome import Outcome
-from cotbook.run.system import end_with_parent, held
+from cotbook.run.system import change, end_with_parent, held
 
 SNAKEFILE = Path(__file__).with_name("Snakefile")
 # With one of these, Snakemake's own settings say how much runs at once.
@@ -95,7 +95,7 @@ def run(
             if outcome.damaged(folder, job.id):
                 echo(f"{job.label}: {outcome.read(folder, job).failure}")
                 (folder / outcome.JOBS / job.id / records.CLAIMS).unlink()
-        _write(folder / outcome.PLAN, json.dumps(plan(sweep, wanted, folder), indent=1) + "\n")
+        change(folder / outcome.PLAN, json.dumps(plan(sweep, wanted, folder), indent=1) + "\n")
         echo(_opening(sweep, folder, wanted))
         watch = slurm.Watch(folder / outcome.LOG, snakemake) if slurm.chosen(snakemake) else None
         if wanted:
@@ -111,8 +111,8 @@ def run(
             for job in sweep.jobs
         ]
         if tables:
-            _write(folder / outcome.TABLE, table.csv_text(sweep, outcomes))
-            _write(folder / outcome.PAGE, page.html_text(sweep, outcomes, folder))
+            change(folder / outcome.TABLE, table.csv_text(sweep, outcomes))
+            change(folder / outcome.PAGE, page.html_text(sweep, outcomes, folder))
     return outcomes
 
 
@@ -124,7 +124,7 @@ def show(sweep: Sweep, folder: Path, retry: bool, snakemake: Sequence[str]) -> i
     wanted = _wanted(sweep, folder, retry)
     with TemporaryDirectory() as scratch:
         path = Path(scratch) / outcome.PLAN
-        _write(path, json.dumps(plan(sweep, wanted, folder)))
+        change(path, json.dumps(plan(sweep, wanted, folder)))
         code = subprocess.run(_command(Path(scratch), path, "all", snakemake)).returncode
     return code if code in (0, 2) else 3
 
@@ -257,16 +257,6 @@ def _sweep_out(folder: Path, snakemake: Sequence[str]) -> None:
         else:
             with suppress(OSError):  # a result stays
                 entry.rmdir()
-
-
-def _write(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_text(text, encoding="utf-8", errors="backslashreplace")
-        os.replace(part, path)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise
 
 
 def _command(

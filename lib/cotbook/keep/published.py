@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from cotbook.errors import BadInput
 from cotbook.parameters import validate
 from cotbook.run import tree
 from cotbook.run.profiles import values_of
+from cotbook.run.system import change
 
 RECORD = Path("book/records/paper.json")
 PROFILE = "paper"
@@ -100,9 +100,7 @@ def add(root: Path, folders: Iterable[Path]) -> list[str]:
     path = root / RECORD
     kept = records.load(path) if path.exists() else {}
     path.parent.mkdir(exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(_text(dict(sorted((kept | found).items()))), encoding="utf-8")
-    os.replace(part, path)
+    change(path, _text(dict(sorted((kept | found).items()))))
     return list(found)
 
 

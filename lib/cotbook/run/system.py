@@ -1,4 +1,5 @@
-"""What the system is asked for: to end a process with its parent, to hold a folder for one process.
+"""What the system is asked for: to end a process with its parent, to hold a folder for one process,
+to change a file at once.
 
 A process asks before it imports anything that takes time; nothing of this library is needed here.
 """
@@ -23,6 +24,17 @@ def end_with_parent(parent: int) -> None:
         ctypes.CDLL(None).prctl(DEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died before
         os._exit(1)
+
+
+def change(path: Path, text: str) -> None:
+    """Write a file that others see as the old one or as the new one, never as a part."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_text(text, encoding="utf-8", errors="backslashreplace")
+        os.replace(part, path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
 
 
 @contextmanager

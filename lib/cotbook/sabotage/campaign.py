@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +13,7 @@ from cotbook.errors import Unfinished
 from cotbook.grid import engine, outcome
 from cotbook.grid.file import Sweep, digest, planned, state_of
 from cotbook.run.profiles import values_of
+from cotbook.run.system import change
 from cotbook.run.tree import Source, chapters
 from cotbook.sabotage.catalogue import CATALOGUE, Error
 from cotbook.sabotage.reach import Reach, reached, reaches
@@ -100,9 +100,7 @@ def _reach(
         if state not in kept:
             echo(f"{source.name}: looking at what it executes")
             kept[state] = reached(source, values_of(root, profile, source.name))
-            part = path.with_suffix(".part")
-            part.write_text(json.dumps(kept), encoding="utf-8")
-            os.replace(part, path)
+            change(path, json.dumps(kept))
         reach, seconds = kept[state]
         known[source] = (reach, seconds)
     return known

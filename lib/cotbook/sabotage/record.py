@@ -19,6 +19,7 @@ from cotbook.errors import BadInput
 from cotbook.provenance import LIBRARY, sources
 from cotbook.run.edit import Edit
 from cotbook.run.profiles import values_of
+from cotbook.run.system import change
 from cotbook.run.text import code_cells
 from cotbook.run.tree import Source
 from cotbook.sabotage.catalogue import Error
@@ -116,9 +117,7 @@ def write(path: Path, record: Record) -> None:
         tried = [_row(each) for each in record[name].tried]
         rows.append(f"  {json.dumps(name)}: {json.dumps(tried, ensure_ascii=False)}")
     text = '{\n "errors": {\n' + ",\n".join(rows) + "\n }\n}\n"
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    change(path, text)
 
 
 def _row(tried: Tried) -> dict[str, Any]:

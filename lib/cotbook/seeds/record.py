@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from cotbook.errors import BadInput
 from cotbook.grid.file import digest, state_of
 from cotbook.parameters import validate
 from cotbook.run.profiles import values_of
+from cotbook.run.system import change
 from cotbook.run.text import code_cells
 from cotbook.run.tree import Source
 
@@ -168,18 +168,12 @@ def read(path: Path, profile: str | None = None) -> dict[str, Row]:
 
 
 def write(path: Path, rows: Mapping[str, Row]) -> None:
-    """One line a chapter; the file is the old one or the new one, never a part."""
+    """One line a chapter."""
     lines = (
         f"{json.dumps(name)}: {row.model_dump_json(exclude_defaults=True)}"
         for name, row in rows.items()
     )
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
-        os.replace(part, path)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise
+    change(path, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def totals(rows: Iterable[Row]) -> tuple[int, int, int, int]:
