@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -270,26 +270,38 @@ def html(shown: Iterable[Piece], formula: Callable[[Formula], str] = mathjax) ->
     return "".join(map(one, shown))
 
 
-def card(entry: Entry) -> str:
-    """The claim as the reader meets it on the page."""
-    rows = []
+def facts(entry: Entry, anchors: str = "claim") -> Iterator[tuple[str, str]]:
+    """What is to be told of a claim beside its statement, as names and HTML; ``anchors`` is how the
+    ids of claims begin there."""
     if isinstance(entry, Untested):
-        rows.append(("why", written(entry.reason)))
+        yield "why", written(entry.reason)
     if isinstance(entry, Claim):
         found = html(measured(entry))
         if spread(entry):
             found += f" <small>{written(entry.interval)}</small>"
-        rows.append(("predicted", html(predicted(entry))))
-        rows.append(("measured", found))
-        rows.append(("tolerance", html([number(entry.tolerance)])))
-        rows.append(("kind", html(strength(entry))))
+        yield "predicted", html(predicted(entry))
+        yield "measured", found
+        yield "tolerance", html([number(entry.tolerance)])
+        yield "kind", html(strength(entry))
         if entry.companion:
-            near = f"claim-{entry.chapter}-{entry.companion}"
-            name = written(entry.companion)
-            rows.append(("comes near", f'<a href="#{escape(near)}">{name}</a>'))
+            yield "comes near", _companion(entry, anchors)
         if entry.loose:
-            rows.append(("loose because", html(pieces(entry.loose))))
-    body = "".join(f"<div><dt>{key}</dt><dd>{value}</dd></div>" for key, value in rows)
+            yield "loose because", html(pieces(entry.loose))
+
+
+def _companion(claim: Claim, anchors: str = "claim") -> str:
+    near = f"{anchors}-{claim.chapter}-{claim.companion}"
+    return f'<a href="#{escape(near)}">{written(claim.companion)}</a>'
+
+
+def definitions(rows: Iterable[tuple[str, str]]) -> str:
+    """Names with their HTML, as they stand side by side on a card."""
+    return "".join(f"<div><dt>{key}</dt><dd>{value}</dd></div>" for key, value in rows)
+
+
+def card(entry: Entry) -> str:
+    """The claim as the reader meets it on the page."""
+    body = definitions(facts(entry))
     return (
         f'<div class="cotflow-claim cotflow-{entry.verdict.replace(" ", "-")}" '
         f'id="{escape(entry.anchor)}">'
@@ -303,8 +315,7 @@ def _why_loose(claim: Claim) -> str:
     """In small letters, with a link to the case that comes near."""
     found = ""
     if claim.companion:
-        near = f"claim-{claim.chapter}-{claim.companion}"
-        found += f' <small>near: <a href="#{escape(near)}">{written(claim.companion)}</a></small>'
+        found += f" <small>near: {_companion(claim)}</small>"
     if claim.loose:
         found += f" <small>{html(pieces(claim.loose))}</small>"
     return found

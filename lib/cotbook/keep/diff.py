@@ -94,7 +94,8 @@ def _chapters(path: Path) -> dict[str, Content]:
     if _is_run(path):
         claims = [entry.to_json() for entry in of_run(path)]
         execution = load(path / EXECUTION) if (path / EXECUTION).exists() else {}
-        chapters = [{"chapter": claims[0]["chapter"], "claims": claims, "execution": execution}]
+        name = claims[0]["chapter"] if claims else execution.get("chapter", path.name)
+        chapters = [{"chapter": name, "claims": claims, "execution": execution}]
     else:
         chapters = ledger_content(path / LEDGER if path.is_dir() else path)["chapters"]
     return {

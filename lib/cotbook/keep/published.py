@@ -123,10 +123,3 @@ def _text(content: dict[str, Any]) -> str:
         fields.append(f'  "claims": [\n{claims}\n  ]')
         chapters.append(f" {line(name)}: {{\n" + ",\n".join(fields) + "\n }")
     return "{\n" + ",\n".join(chapters) + "\n}\n"
-
-
-def duration(seconds: float) -> str:
-    """As a person says it."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import nbformat
@@ -54,6 +55,14 @@ def has_parameters(notebook: nbformat.NotebookNode) -> bool:
     return any("parameters" in cell.metadata.get("tags", ()) for cell in notebook.cells)
 
 
+@functools.lru_cache(maxsize=64)
+def _recorded(path: Path, changed: int) -> tuple[tuple[Entry, ...], tuple[Execution, ...], bool]:
+    """Claims, executions, and whether there are parameters, of a notebook as it was last changed:
+    every page of a build asks for them."""
+    notebook = nbformat.read(path, as_version=4)
+    return *of_notebook(notebook), has_parameters(notebook)
+
+
 def read(env: BuildEnvironment) -> list[ChapterRecord]:
     """The record of every executed chapter, in the order of the table of contents.
 
@@ -66,12 +75,11 @@ def read(env: BuildEnvironment) -> list[ChapterRecord]:
         path = notebook_path(env, docname)
         if not path.exists():
             continue
-        notebook = nbformat.read(path, as_version=4)
         try:
-            claims, executions = of_notebook(notebook)
+            claims, executions, parameters = _recorded(path, path.stat().st_mtime_ns)
         except RecordError as error:
             raise LedgerError(f"{docname}: {error}") from None
-        if not (claims or executions or has_parameters(notebook)):
+        if not (claims or executions or parameters):
             continue
         if len(executions) != 1:
             raise LedgerError(

@@ -55,11 +55,8 @@ def count(app: Sphinx, doctree: nodes.document) -> None:
 def fill(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     for place in list(doctree.findall(Map)):
         folder = docname.rpartition("/")[0]
-        known = [
-            page
-            for page in executed.toc_order(app.env)
-            if page.rpartition("/")[0] == folder and page in _executed(app)
-        ]
+        chapters = (chapter.docname for chapter in executed.read(app.env))
+        known = [page for page in chapters if page.rpartition("/")[0] == folder]
         said = {}
         for line in filter(None, place["lines"]):
             found = LINE.fullmatch(line)
@@ -76,10 +73,6 @@ def fill(app: Sphinx, doctree: nodes.document, docname: str) -> None:
         place.replace_self(tables.table(rows, head, ["cotflow-map"]))
 
 
-def _executed(app: Sphinx) -> set[str]:
-    return {chapter.docname for chapter in executed.read(app.env)}
-
-
 def _row(
     app: Sphinx, docname: str, folder: str, page: str, found: re.Match[str]
 ) -> list[tables.Content]:
@@ -87,11 +80,8 @@ def _row(
         title = app.env.titles[name].astext()
         return make_refnode(app.builder, docname, name, "", nodes.Text(title))
 
-    needs: list[nodes.Node] = []
-    for name in filter(None, (part.strip() for part in found["needs"].split(","))):
-        needs += (
-            [nodes.Text(", "), link(f"{folder}/{name}")] if needs else [link(f"{folder}/{name}")]
-        )
+    named = filter(None, (part.strip() for part in found["needs"].split(",")))
+    needs = tables.listed(link(f"{folder}/{name}") for name in named)
     level = nodes.inline("", LEVELS[found["level"]])
     minutes = f"{app.env.cotflow_minutes.get(page, 1)} min"
     return [link(page), tables.statement(found["question"]), level, minutes, needs or "–"]

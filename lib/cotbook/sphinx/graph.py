@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from html import escape
 from typing import NamedTuple
 
@@ -144,18 +145,6 @@ def claims(env: BuildEnvironment) -> dict[str, list[tuple[str, Entry]]]:
     return found
 
 
-def standing(env: BuildEnvironment, box: Statement, measured: bool) -> str:
-    """How the book answers for a statement."""
-    if box.kind in SETTINGS:
-        return "setting"
-    proved = places(env).get(box.docname, {}).get(box.label, Place(False, ())).proved
-    if proved:
-        return "proved here"
-    if box.source.startswith(("[B]", "[M]", "[R]")):
-        return "proved elsewhere"
-    return "measured" if measured else "remark"
-
-
 def check(app: Sphinx, env: BuildEnvironment) -> None:
     if found := circle(edges(env)):
         raise executed.LedgerError(
@@ -163,113 +152,107 @@ def check(app: Sphinx, env: BuildEnvironment) -> None:
         )
 
 
+@dataclass(frozen=True)
+class View:
+    """The statements as one page shows them.
+
+    Attributes
+    ----------
+    boxes : every statement by its label, in the order of the book.
+    rests, uses : by label, what a statement rests on, and what rests on it.
+    measured : by label, the claims about it, each with its page.
+    """
+
+    app: Sphinx
+    docname: str
+    boxes: dict[str, Statement]
+    rests: dict[str, list[str]]
+    uses: dict[str, list[str]]
+    measured: dict[str, list[tuple[str, Entry]]]
+
+    @classmethod
+    def of(cls, app: Sphinx, docname: str) -> View:
+        rests, uses = edges(app.env), defaultdict(list)
+        for label, below in rests.items():
+            for name in below:
+                uses[name].append(label)
+        return cls(app, docname, known(app.env), rests, uses, claims(app.env))
+
+    def standing(self, box: Statement) -> str:
+        """How the book answers for a statement."""
+        if box.kind in SETTINGS:
+            return "setting"
+        place = places(self.app.env).get(box.docname, {}).get(box.label)
+        if place and place.proved:
+            return "proved here"
+        if box.source.startswith(("[B]", "[M]", "[R]")):
+            return "proved elsewhere"
+        return "measured" if self.measured.get(box.label) else "remark"
+
+    def links(self, labels: Iterable[str]) -> list[nodes.Node]:
+        return tables.listed(self.link(self.boxes[label]) for label in labels)
+
+    def link(self, box: Statement) -> nodes.reference:
+        text = nodes.Text(f"{box.kind.title()} {box.number(self.app.env)}".strip())
+        link = make_refnode(self.app.builder, self.docname, box.docname, box.label, text)
+        link["reftitle"] = box.plain
+        return link
+
+    def uri(self, page: str, anchor: str) -> str:
+        return f"{self.app.builder.get_relative_uri(self.docname, page)}#{anchor}"
+
+
 def fill(app: Sphinx, doctree: nodes.document, docname: str) -> None:
-    env = app.env
     graphs = list(doctree.findall(Graph))
     boxes = [node for node in doctree.findall(lambda node: isinstance(node, BOXES))]
     if not graphs and not boxes:
         return
-    rests, all_boxes, measured = edges(env), known(env), claims(env)
-    uses: dict[str, list[str]] = defaultdict(list)
-    for label, below in rests.items():
-        for name in below:
-            uses[name].append(label)
+    view = View.of(app, docname)
     for box in boxes:
-        if line := _line(app, docname, box["label"], all_boxes, rests, uses, measured):
+        if line := _line(view, box["label"]):
             box += line
     for graph in graphs:
-        graph.replace_self(
-            [
-                nodes.raw(text=_picture(app, docname, all_boxes, rests, measured), format="html"),
-                _table(app, docname, all_boxes, rests, uses, measured),
-            ]
-        )
+        graph.replace_self([nodes.raw(text=_picture(view), format="html"), _table(view)])
 
 
-def _title(env: BuildEnvironment, box: Statement) -> str:
-    return f"{SHORT.get(box.kind, box.kind.title())} {box.number(env)}".strip()
-
-
-def _link(app: Sphinx, docname: str, box: Statement) -> nodes.reference:
-    text = nodes.Text(f"{box.kind.title()} {box.number(app.env)}".strip())
-    link = make_refnode(app.builder, docname, box.docname, box.label, text)
-    link["reftitle"] = box.plain
-    return link
-
-
-def _listed(links: Iterable[nodes.Node]) -> list[nodes.Node]:
-    found: list[nodes.Node] = []
-    for link in links:
-        found += [nodes.Text(", "), link] if found else [link]
-    return found
-
-
-def _line(
-    app: Sphinx,
-    docname: str,
-    label: str,
-    boxes: dict[str, Statement],
-    rests: dict[str, list[str]],
-    uses: dict[str, list[str]],
-    measured: dict[str, list[tuple[str, Entry]]],
-) -> nodes.paragraph | None:
+def _line(view: View, label: str) -> nodes.paragraph | None:
     """Rests on …; used by …; measured by …"""
-    parts: list[list[nodes.Node]] = []
-    for words, names in (("Rests on", rests.get(label, ())), ("Used by", uses.get(label, ()))):
-        if names:
-            links = (_link(app, docname, boxes[name]) for name in names)
-            parts.append([nodes.Text(f"{words} "), *_listed(links)])
-    if found := measured.get(label):
-        links = (
-            tables.link(entry.name, f"{app.builder.get_relative_uri(docname, page)}#{entry.anchor}")
-            for page, entry in found
-        )
-        parts.append([nodes.Text("Measured by "), *_listed(links)])
-    if not parts:
+    claims = (
+        tables.link(entry.name, view.uri(page, entry.anchor))
+        for page, entry in view.measured.get(label, ())
+    )
+    parts = {
+        "Rests on": view.links(view.rests.get(label, ())),
+        "Used by": view.links(view.uses.get(label, ())),
+        "Measured by": tables.listed(claims),
+    }
+    said = [[nodes.Text(f"{words} "), *found] for words, found in parts.items() if found]
+    if not said:
         return None
-    line = nodes.paragraph(classes=["cotflow-neighbours"])
-    for part in parts:
-        line += [nodes.Text(" · "), *part] if len(line) else part
-    return line
+    return nodes.paragraph("", "", *tables.listed(said, " · "), classes=["cotflow-neighbours"])
 
 
-def _table(
-    app: Sphinx,
-    docname: str,
-    boxes: dict[str, Statement],
-    rests: dict[str, list[str]],
-    uses: dict[str, list[str]],
-    measured: dict[str, list[tuple[str, Entry]]],
-) -> nodes.table:
-    rows = []
-    for label, box in boxes.items():
-        found = measured.get(label, [])
-        rows.append(
-            [
-                [_link(app, docname, box), nodes.Text(" "), *(n.deepcopy() for n in box.name)],
-                standing(app.env, box, bool(found)),
-                _listed(_link(app, docname, boxes[name]) for name in rests.get(label, ())) or "–",
-                _listed(_link(app, docname, boxes[name]) for name in uses.get(label, ())) or "–",
-                str(len(found)) if found else "–",
-            ]
-        )
+def _table(view: View) -> nodes.table:
+    rows = [
+        [
+            [view.link(box), nodes.Text(" "), *(node.deepcopy() for node in box.name)],
+            view.standing(box),
+            view.links(view.rests.get(label, ())) or "–",
+            view.links(view.uses.get(label, ())) or "–",
+            str(len(view.measured.get(label, ())) or "–"),
+        ]
+        for label, box in view.boxes.items()
+    ]
     head = ("statement", "standing", "rests on", "used by", "claims")
     return tables.table(rows, head, ["cotflow-statements"])
 
 
-def _picture(
-    app: Sphinx,
-    docname: str,
-    boxes: dict[str, Statement],
-    rests: dict[str, list[str]],
-    measured: dict[str, list[tuple[str, Entry]]],
-) -> str:
+def _picture(view: View) -> str:
     """A row for each chapter, a node for each statement, a curve for each reference in a proof."""
-    env = app.env
-    chapters = list(dict.fromkeys(box.docname for box in boxes.values()))
+    chapters = list(dict.fromkeys(box.docname for box in view.boxes.values()))
     order: dict[str, int] = defaultdict(int)
     at: dict[str, tuple[float, float]] = {}
-    for label, box in boxes.items():
+    for label, box in view.boxes.items():
         column = order[box.docname]
         order[box.docname] += 1
         at[label] = LEFT + COLUMN * (column + 0.5), TOP + ROW * chapters.index(box.docname)
@@ -279,25 +262,12 @@ def _picture(
         f"{render.written(page.rpartition('/')[2].replace('-', ' '))}</text>"
         for i, page in enumerate(chapters)
     ]
-    for label, below in rests.items():
-        for name in below:
-            drawn.append(_curve(label, name, at[label], at[name]))
-    for label, box in boxes.items():
-        x, y = at[label]
-        state = standing(env, box, bool(measured.get(label))).replace(" ", "-")
-        said = f"{box.kind.title()} {box.number(env)}, {box.plain}: {state.replace('-', ' ')}"
-        count = len(measured.get(label, ()))
-        said += f", {tables.count(count, 'claim', 'claims')}" if count else ", not measured"
-        uri = f"{app.builder.get_relative_uri(docname, box.docname)}#{label}"
-        hollow = "" if count else " cotflow-hollow"
-        drawn.append(
-            f'<a href="{escape(uri)}" data-label="{escape(label)}" tabindex="-1" '
-            f'aria-label="{escape(said)}" class="cotflow-node cotflow-{state}{hollow}">'
-            f"<title>{render.written(said)}</title>"
-            f'<rect x="{x - HALF:.0f}" y="{y - 10:.0f}" width="{2 * HALF}" height="20" rx="4"/>'
-            f'<text x="{x:.0f}" y="{y + 4:.0f}" text-anchor="middle">'
-            f"{escape(_title(env, box))}</text></a>"
-        )
+    drawn += [
+        _curve(label, name, at[label], at[name])
+        for label, below in view.rests.items()
+        for name in below
+    ]
+    drawn += [_node(view, label, *at[label]) for label in view.boxes]
     keys = "".join(
         f'<span class="cotflow-key"><svg viewBox="0 0 24 14" aria-hidden="true">'
         f'<g class="cotflow-node cotflow-{state}{hollow}">'
@@ -320,6 +290,22 @@ def _picture(
         "<figcaption>Every statement of the book, a row for each chapter; a curve leads from a "
         "statement up or down to what its proof refers to. Pointing at a statement shows all that "
         f"it rests on, and all that rests on it. {keys}</figcaption></figure>"
+    )
+
+
+def _node(view: View, label: str, x: float, y: float) -> str:
+    box, count = view.boxes[label], len(view.measured.get(label, ()))
+    state, number = view.standing(box), box.number(view.app.env)
+    how = tables.count(count, "claim", "claims") if count else "not measured"
+    said = f"{box.kind.title()} {number}, {box.plain}: {state}, {how}"
+    classes = f"cotflow-node cotflow-{state.replace(' ', '-')}{'' if count else ' cotflow-hollow'}"
+    name = f"{SHORT.get(box.kind, box.kind.title())} {number}".strip()
+    return (
+        f'<a href="{escape(view.uri(box.docname, label))}" data-label="{escape(label)}" '
+        f'tabindex="-1" aria-label="{escape(said)}" class="{classes}">'
+        f"<title>{render.written(said)}</title>"
+        f'<rect x="{x - HALF:.0f}" y="{y - 10:.0f}" width="{2 * HALF}" height="20" rx="4"/>'
+        f'<text x="{x:.0f}" y="{y + 4:.0f}" text-anchor="middle">{escape(name)}</text></a>'
     )
 
 

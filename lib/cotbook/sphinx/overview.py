@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from html import escape
 
 from cotbook import render
-from cotbook.claims import KINDS, PLURALS, Claim, Entry, Untested
+from cotbook.claims import KINDS, PLURALS, Claim, Entry
 
 PAPERS = {
     "B": "[B] Barboni, Peyré, Vialard",
@@ -141,25 +141,9 @@ def _row(row: Row) -> str:
 
 
 def _details(entry: Entry) -> str:
-    pairs = [("name", f"<code>{render.written(f'{entry.chapter}/{entry.name}')}</code>")]
-    if isinstance(entry, Untested):
-        pairs.append(("why", render.written(entry.reason)))
-    if isinstance(entry, Claim):
-        found = render.html(render.measured(entry))
-        if render.spread(entry):
-            found += f" <small>{render.written(entry.interval)}</small>"
-        pairs += [
-            ("predicted", render.html(render.predicted(entry))),
-            ("measured", found),
-            ("tolerance", render.html([render.number(entry.tolerance)])),
-        ]
-        if entry.companion:
-            near = f"#row-{entry.chapter}-{entry.companion}"
-            name = render.written(entry.companion)
-            pairs.append(("comes near", f'<a href="{escape(near)}">{name}</a>'))
-        if entry.loose:
-            pairs.append(("loose because", render.html(render.pieces(entry.loose))))
-    return "<dl>" + "".join(f"<div><dt>{k}</dt><dd>{v}</dd></div>" for k, v in pairs) + "</dl>"
+    name = f"<code>{render.written(f'{entry.chapter}/{entry.name}')}</code>"
+    told = [("name", name), *render.facts(entry, "row")]
+    return f"<dl>{render.definitions(told)}</dl>"
 
 
 # The picture

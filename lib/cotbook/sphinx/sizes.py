@@ -8,7 +8,7 @@ from docutils import nodes
 
 from cotbook import render
 from cotbook.claims import Claim, Entry, tally
-from cotbook.keep.published import Published, duration
+from cotbook.keep.published import Published
 from cotbook.records import ChapterRecord
 from cotbook.sphinx import tables
 from cotbook.sphinx.tables import Content
@@ -39,7 +39,7 @@ def tables_of(known: Known, uri: Callable[[str], str]) -> list[nodes.Node]:
             rows.append([name, here, ABSENT, "–", "–"])
             continue
         when = f"{run.day}, torch {run.torch}, {tables.count(run.threads, 'thread', 'threads')}"
-        rows.append([name, here, duration(run.seconds), tally(run.claims), when])
+        rows.append([name, here, _duration(run.seconds), tally(run.claims), when])
         found += _claims(chapter, run, uri)
     head = ("chapter", "this build", "published sizes", "its claims there", "when and with what")
     return [tables.table(rows, head, ["cotflow-record"]), *found]
@@ -79,3 +79,10 @@ def _measured(entry: Entry | None) -> Content:
         *tables.inline(prediction),
         nodes.Text(")"),
     ]
+
+
+def _duration(seconds: float) -> str:
+    """As a person says it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

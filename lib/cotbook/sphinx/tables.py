@@ -47,6 +47,13 @@ def as_nodes(content: Content) -> list[nodes.Node]:
     return [content] if isinstance(content, nodes.Node) else list(content)
 
 
+def listed(items: Iterable[Content], between: str = ", ") -> list[nodes.Node]:
+    found: list[nodes.Node] = []
+    for item in items:
+        found += [*([nodes.Text(between)] if found else ()), *as_nodes(item)]
+    return found
+
+
 def table(
     rows: Sequence[Sequence[Content]], head: Sequence[str] = (), classes: Sequence[str] = ()
 ) -> nodes.table:

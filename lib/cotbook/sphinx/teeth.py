@@ -181,7 +181,7 @@ def idle(campaign: Campaign) -> list[nodes.Node]:
             if name.partition("/")[0] == chapter and claim.kind != "identity" and name not in caught
         ]
         if names:
-            rows.append((title, _listed([campaign.link(name) for name in names])))
+            rows.append((title, tables.listed([campaign.link(name) for name in names])))
     if not rows:
         return [nodes.paragraph("", "None.")]
     return [tables.table(rows, ("chapter", "claims"), ["cotflow-teeth"])]
@@ -238,7 +238,7 @@ def _claims(campaign: Campaign, noticed: Noticed) -> list[nodes.Node]:
         if tried.fails:
             links = [campaign.link(f"{tried.chapter}/{name}") for name in tried.fails]
             title = campaign.titles.get(tried.chapter, tried.chapter)
-            shown += [nodes.Text(f"{'; ' * bool(shown)}{title}: "), *_listed(links)]
+            shown += [nodes.Text(f"{'; ' * bool(shown)}{title}: "), *tables.listed(links)]
     return shown or [nodes.Text("none")]
 
 
@@ -253,14 +253,7 @@ def _outcome(error: Error, noticed: Noticed) -> list[nodes.Node]:
 
 
 def _errors(errors: Iterable[Error]) -> list[nodes.Node]:
-    return _listed((tables.link(_said(each), f"#{_anchor(each)}") for each in errors), "; ")
-
-
-def _listed(shown: Iterable[Content], between: str = ", ") -> list[nodes.Node]:
-    found: list[nodes.Node] = []
-    for each in shown:
-        found += [*([nodes.Text(between)] if found else ()), *tables.as_nodes(each)]
-    return found
+    return tables.listed((tables.link(_said(each), f"#{_anchor(each)}") for each in errors), "; ")
 
 
 def _folded(title: str, *content: nodes.Node) -> list[nodes.Node]:
