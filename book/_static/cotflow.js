@@ -68,22 +68,6 @@ document.addEventListener("DOMContentLoaded", () => {
     summary.setAttribute("aria-label", `Pages below ${title}`);
   }
 
-  // A formula that is wider than the page can be reached and moved by the keyboard.
-  const reach = () => {
-    for (const box of document.querySelectorAll(".bd-article div.math")) {
-      if (box.scrollWidth > box.clientWidth + 1) {
-        box.tabIndex = 0;
-        box.setAttribute("role", "group");
-        box.setAttribute("aria-label", "formula, scrolls sideways");
-      } else {
-        ["tabindex", "role", "aria-label"].forEach((name) => box.removeAttribute(name));
-      }
-    }
-  };
-  window.MathJax?.startup?.promise?.then(reach);
-  window.addEventListener("load", () => window.MathJax?.startup?.promise?.then(reach));
-  window.addEventListener("resize", reach);
-
   // On paper nothing opens: proofs are printed, folded code is not.
   let opened = [];
   window.addEventListener("beforeprint", () => {
