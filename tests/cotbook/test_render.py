@@ -318,3 +318,13 @@ def test_points_do_not_cover_one_another():
     rows = [overview.Row(claim(name=f"n{k}", measured=-1.05), "Tiny", "x") for k in range(5)]
     placed = [(x, dy) for _, x, dy in overview._placed(rows)]
     assert len(set(placed)) == 5
+
+
+def test_a_bound_that_is_far_leads_to_the_case_that_comes_near():
+    options = {"kind": "bound", "relation": "at most", "predicted": 1.0, "measured": 0.01}
+    far = claim(**options, companion="near", loose="$C$ is large")
+    shown = '<a href="#claim-tiny-near">near</a>'
+    assert shown in render.card(far) and "<dt>loose because</dt>" in render.card(far)
+    assert f"<small>near: {shown}</small>" in render.cases("x", {"y": far})
+    row = overview.html([overview.Row(far, "Tiny", "x")])
+    assert '<a href="#row-tiny-near">near</a>' in row and shown not in row
